@@ -1,0 +1,71 @@
+"""A saved transform applied to an image, a label map or landmarks."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import SimpleITK as sitk
+
+from . import files
+from .errors import InputError, OutputError
+from .points import read_points, write_points
+
+
+def apply_transform(
+    transform: Path,
+    source: Path,
+    output: Path,
+    reference: Path | None = None,
+    kind: Literal["image", "labels", "points"] = "image",
+    overwrite: bool = False,
+) -> None:
+    """Carry something through a transform file.
+
+    An image or label map is resampled onto ``reference`` (values outside are the image's minimum, or background); each
+    landmark p becomes T(p).
+
+    Raises
+    ------
+    InputError
+        If a file is missing or unreadable, or an image comes without a reference.
+    OutputError
+        If the output exists (without ``overwrite``) or cannot be written to.
+    """
+    if output.exists() and not overwrite:
+        raise OutputError(f"{output}: exists already; give --overwrite to replace it")
+    if not output.parent.is_dir():
+        raise OutputError(f"{output.parent}: no such folder; create it first")
+    mapping = files.read_transform(transform)
+    if kind == "points":
+        moved = np.array([mapping.TransformPoint(p) for p in read_points(source).tolist()])
+        _replace(output, lambda path: write_points(moved, path))
+        return
+    if reference is None:
+        raise InputError("an image or label map needs --reference, the image whose grid it gets")
+    target = files.read_image(reference)
+    if kind == "labels":
+        image, default = files.read_image(source, labels=True), 0.0
+        interpolator = sitk.sitkNearestNeighbor
+    else:
+        image = files.read_image(source)
+        default, interpolator = float(sitk.GetArrayViewFromImage(image).min()), sitk.sitkLinear
+    carried = sitk.Resample(image, target, mapping, interpolator, default)
+    _replace(output, lambda path: files.write_image(carried, path))
+
+
+def _replace(output: Path, write: Callable[[Path], None]) -> None:
+    """Write beside the output and move into place, so that an interruption leaves no half-written file."""
+    suffix = "".join(output.suffixes[-2:])
+    handle, name = tempfile.mkstemp(prefix=".", suffix=suffix, dir=output.parent)
+    os.close(handle)
+    try:
+        write(Path(name))
+        Path(name).chmod(0o644)
+        Path(name).replace(output)
+    finally:
+        Path(name).unlink(missing_ok=True)

@@ -1,0 +1,123 @@
+"""The outcome of a registration: a map from fixed to moving space, and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from . import fields
+from .geometry import Grid, affine_coordinates, resample, sample, voxel_map
+
+
+@dataclass(frozen=True)
+class Deformation:
+    """T(x) = A (x + u(x)) takes points of fixed space to moving space; x and T(x) in LPS mm.
+
+    Attributes
+    ----------
+    grid : Grid
+        Lattice of the displacements; it covers the fixed image.
+    displacement, inverse : torch.Tensor
+        (1, 3, D, H, W) float32 in voxels of ``grid``: u, and the inverse of x + u(x), both in fixed space.
+    affine : (4, 4) ndarray
+        A, a matrix of LPS points.
+    """
+
+    grid: Grid
+    displacement: torch.Tensor
+    inverse: torch.Tensor
+    affine: np.ndarray
+
+    @classmethod
+    def identity(cls, grid: Grid, affine: np.ndarray | None = None) -> Deformation:
+        """No displacement; only ``affine`` if there is one."""
+        zero = torch.zeros(1, 3, *grid.shape)
+        return cls(grid, zero, zero, np.eye(4) if affine is None else affine)
+
+    def on(self, grid: Grid) -> Deformation:
+        """The same map with its displacements on another lattice; beyond the own one they go on as at its border."""
+        if grid.matches(self.grid):
+            return self
+
+        def carried(u: torch.Tensor) -> torch.Tensor:
+            return fields.to_voxel(resample(fields.to_world(u, self.grid), self.grid, grid), grid)
+
+        return replace(self, grid=grid, displacement=carried(self.displacement), inverse=carried(self.inverse))
+
+    def inverted(self, iterations: int = 100) -> Deformation:
+        """With ``inverse`` computed anew from ``displacement``, starting from the one it has."""
+        inverse = fields.invert(self.displacement, self.inverse, iterations, tolerance=0.01)
+        return replace(self, inverse=inverse)
+
+    def to_moving(self, points: np.ndarray) -> np.ndarray:
+        """Points (n, 3) of fixed space to moving space, LPS mm."""
+        return self._displaced(points, self.displacement) @ self.affine[:3, :3].T + self.affine[:3, 3]
+
+    def to_fixed(self, points: np.ndarray) -> np.ndarray:
+        """Points (n, 3) of moving space to fixed space, LPS mm."""
+        back = np.linalg.inv(self.affine)
+        return self._displaced(np.asarray(points, float) @ back[:3, :3].T + back[:3, 3], self.inverse)
+
+    def _displaced(self, points: np.ndarray, displacement: torch.Tensor) -> np.ndarray:
+        points = np.asarray(points, float).reshape(-1, 3)
+        index = self.grid.to_index(points)[:, ::-1].T.reshape(1, 3, -1, 1, 1)
+        u = sample(displacement, torch.from_numpy(np.ascontiguousarray(index)))[0, :, :, 0, 0].double().numpy()
+        # As in ITK, a point outside the lattice is not displaced.
+        inside = self.grid.contains(points)
+        return points + inside[:, None] * (u.T @ self.grid.array_affine[:3, :3].T)
+
+    def vectors(self) -> torch.Tensor:
+        """T(x) - x on ``grid``, (1, 3, D, H, W): x, y, z in LPS mm."""
+        axes = self.grid.array_affine[:3, :3]
+        turned = self.affine[:3, :3] @ axes
+        start = self.affine[:3, :3] @ self.grid.origin + self.affine[:3, 3] - self.grid.origin
+        affine = affine_coordinates(np.column_stack([turned - axes, start]), self.grid.shape, self.displacement)
+        return affine + torch.einsum("ca,nadhw->ncdhw", torch.as_tensor(turned).float(), self.displacement)
+
+    def jacobian(self) -> torch.Tensor:
+        """Determinant of T's derivative on ``grid``, (1, 1, D, H, W): mm³ of moving tissue for each mm³ of fixed."""
+        return fields.jacobian_determinant(self.displacement) * float(np.linalg.det(self.affine[:3, :3]))
+
+    def round_trip(self) -> torch.Tensor:
+        """Distance in voxels, (1, 1, D, H, W), by which there and back misses the start; NaN where it leaves the grid."""
+        return fields.round_trip(self.displacement, self.inverse)
+
+    def warp(
+        self, image: torch.Tensor, source: Grid, mode: str = "bilinear", fill: float | None = None
+    ) -> torch.Tensor:
+        """A moving image (1, C, D, H, W) on ``source``, read at T of every voxel of ``grid``."""
+        matrix = torch.as_tensor(voxel_map(self.grid, source, self.affine)).float()
+        x = fields.identity(self.displacement) + self.displacement
+        position = torch.einsum("ca,nadhw->ncdhw", matrix[:3, :3], x) + matrix[:3, 3].reshape(1, 3, 1, 1, 1)
+        return sample(image, position, mode, fill)
+
+    def to_itk(self, inverse: bool = False) -> sitk.CompositeTransform:
+        """The map (or its inverse) for SimpleITK and Slicer, which apply the last part of a composite first."""
+        u = fields.to_world(self.inverse if inverse else self.displacement, self.grid)
+        deformable = sitk.DisplacementFieldTransform(sitk.Cast(vector_image(u, self.grid), sitk.sitkVectorFloat64))
+        matrix = np.linalg.inv(self.affine) if inverse else self.affine
+        affine = sitk.AffineTransform(3)
+        affine.SetMatrix(matrix[:3, :3].ravel().tolist())
+        affine.SetTranslation(matrix[:3, 3].tolist())
+        return sitk.CompositeTransform([deformable, affine] if inverse else [affine, deformable])
+
+
+def vector_image(vectors: torch.Tensor, grid: Grid) -> sitk.Image:
+    """A vector image of (1, C, D, H, W) on ``grid``."""
+    return _placed(sitk.GetImageFromArray(vectors[0].movedim(0, -1).contiguous().numpy(), isVector=True), grid)
+
+
+def scalar_image(values: torch.Tensor | np.ndarray, grid: Grid) -> sitk.Image:
+    """A scalar image of (…, D, H, W) with leading axes of one, on ``grid``."""
+    array = np.asarray(values)
+    return _placed(sitk.GetImageFromArray(array.reshape(array.shape[-3:])), grid)
+
+
+def _placed(image: sitk.Image, grid: Grid) -> sitk.Image:
+    image.SetSpacing(grid.spacing.tolist())
+    image.SetOrigin(grid.origin.tolist())
+    image.SetDirection(grid.direction.ravel().tolist())
+    return image

@@ -1,0 +1,69 @@
+"""Does an input look like what a model was trained on?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from .geometry import Grid
+from .preprocess import INTENSITIES, Preprocessing
+
+#: How far beyond the training images' range a length or volume may lie, as a share of the bound.
+TOLERANCE = 0.25
+#: The same for percentiles of normalized intensity, in standard deviations.
+INTENSITY_TOLERANCE = 0.35
+PERCENTILES = (10, 50, 90)
+
+
+def describe(image: torch.Tensor, grid: Grid, preprocessing: Preprocessing) -> dict[str, Any]:
+    """Spacing and extent in mm (i, j, k; of the part above the image's minimum) and percentiles of normalized intensity."""
+    seen = image[0, 0] > image.min()
+    size = [int(seen.amax(axes).sum()) for axes in ((0, 1), (0, 2), (1, 2))]
+    normalized = INTENSITIES[preprocessing.intensity](image, image)[0, 0][seen]
+    return {
+        "spacing": grid.spacing.tolist(),
+        "extent": (grid.spacing * size).tolist(),
+        "intensity": np.percentile(normalized.numpy(), PERCENTILES).tolist(),
+    }
+
+
+def describe_segmentation(probabilities: torch.Tensor, voxel_volume: float) -> dict[str, Any]:
+    """Volume in mm³ of each label in (1, K, D, H, W) memberships with the background, and their mean where found."""
+    found = probabilities.argmax(1)
+    volumes = [float((found == k).sum()) * voxel_volume for k in range(1, probabilities.shape[1])]
+    inside = found > 0
+    best = probabilities.amax(1)[inside]
+    return {"volumes": volumes, "confidence": float(best.mean()) if len(best) else 0.0}
+
+
+def warnings(name: str, seen: dict[str, Any], domain: dict[str, Any], label_names: list[str]) -> list[str]:
+    """What is unlike the training data, one sentence each; ``seen`` joins both descriptions, ``name`` says of what."""
+    out = []
+    for key, what in (("spacing", "voxel spacing"), ("extent", "extent")):
+        low, high = domain[key]
+        values = seen[key]
+        if min(values) < low * (1 - TOLERANCE) or max(values) > high * (1 + TOLERANCE):
+            text = " x ".join(f"{v:.3g}" for v in values)
+            out.append(f"{name}: {what} of {text} mm; the model was trained on {low:.3g} to {high:.3g} mm")
+    for value, (low, high), percentile in zip(seen["intensity"], domain["intensity"], PERCENTILES, strict=True):
+        if not low - INTENSITY_TOLERANCE <= value <= high + INTENSITY_TOLERANCE:
+            out.append(
+                f"{name}: intensities are distributed unlike the training images' (normalized {percentile}th percentile "
+                f"{value:.2f}, there {low:.2f} to {high:.2f}); is it the right contrast and anatomy?"
+            )
+            break
+    if "confidence" in seen:
+        for value, (low, high), label in zip(seen["volumes"], domain["volumes"], label_names, strict=True):
+            if not low * (1 - TOLERANCE) <= value <= high * (1 + TOLERANCE):
+                out.append(
+                    f"{name}: the model finds {value:.0f} mm³ of {label}, in training {low:.0f} to {high:.0f} mm³; "
+                    "is it the right anatomy?"
+                )
+        if seen["confidence"] < domain["confidence"]:
+            out.append(
+                f"{name}: the model is unsure of its segmentation (mean probability {seen['confidence']:.2f}, "
+                f"in training at least {domain['confidence']:.2f})"
+            )
+    return out

@@ -1,0 +1,186 @@
+"""The two ways to estimate a deformation: by a model's network, or by optimization alone. Both may be refined."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import domain, fields
+from .affine import register_affine, shrink_to
+from .deformation import Deformation
+from .errors import InputError
+from .geometry import Grid, resample
+from .models import Bundle, load
+from .preprocess import INTENSITIES
+from .progress import Progress, silent, tell
+from .refine import Level, Objective, optimize
+from .similarity import Similarity
+
+#: Longest side, in voxels, of the images that `generic` compares. The field is smoother than that anyhow.
+GENERIC_SIDE = 112
+GENERIC_LEVELS = (Level(4, 40), Level(2, 40), Level(1, 15))
+GENERIC_OBJECTIVE = Objective()
+
+
+@dataclass
+class Volume:
+    """An image on its grid: ``values`` (1, 1, D, H, W), float32."""
+
+    values: torch.Tensor
+    grid: Grid
+
+
+@dataclass
+class Estimate:
+    """A deformation on a working lattice, and what the network saw.
+
+    ``*_probabilities`` are (1, K, d, h, w) memberships with the background on ``*_grid``; ``disagreement`` is the mean
+    distance in mm by which the network's own two directions miss each other.
+    """
+
+    deformation: Deformation
+    alignment: str
+    fixed_grid: Grid | None = None
+    moving_grid: Grid | None = None
+    fixed_probabilities: torch.Tensor | None = None
+    moving_probabilities: torch.Tensor | None = None
+    disagreement: float | None = None
+    warnings: list[str] | None = None
+
+
+def by_model(
+    bundle: Bundle,
+    fixed: Volume,
+    moving: Volume,
+    refine: int,
+    similarity: Similarity,
+    align: str | None,
+    device: torch.device,
+    progress: Progress = silent,
+) -> Estimate:
+    """One pass of a bundle's network, then ``refine`` steps of optimization.
+
+    Raises
+    ------
+    ModelError
+        If the weights are missing or damaged.
+    InputError
+        If the images do not overlap and are to stay where they are.
+    """
+    preprocessing = bundle.preprocessing
+    if align:
+        preprocessing = replace(preprocessing, alignment=align)
+    network = load(bundle)
+    tell(progress, "network", 0.0)
+    lattice = preprocessing.lattice(fixed.grid)
+    partner = lattice
+    if preprocessing.alignment == "center":
+        partner = preprocessing.lattice(moving.grid, axes=fixed.grid)
+    require_overlap(fixed.grid, moving.grid, preprocessing.alignment)
+    initial = partner.array_affine @ np.linalg.inv(lattice.array_affine)
+    inputs = {
+        "fixed": preprocessing.apply(fixed.values, fixed.grid, lattice),
+        "moving": preprocessing.apply(moving.values, moving.grid, partner),
+    }
+    with torch.inference_mode():
+        answer = network.to(device)(inputs["moving"].to(device), inputs["fixed"].to(device))
+        forward, backward = answer.forward, answer.backward
+        disagreement = float(fields.round_trip(forward, backward).nanmean()) * float(lattice.spacing.mean())
+        probabilities = {
+            "fixed": answer.fixed_segmentation.softmax(1) if answer.fixed_segmentation is not None else None,
+            "moving": answer.moving_segmentation.softmax(1) if answer.moving_segmentation is not None else None,
+        }
+    tell(progress, "network", 1.0)
+    if refine:
+        objective = replace(Objective(similarity=similarity), **bundle.manifest["refinement"])
+        classes = {k: None if v is None else v[:, 1:].clone() for k, v in probabilities.items()}
+        forward, inverse = optimize(
+            inputs["moving"].to(device)[:, :1],
+            inputs["fixed"].to(device)[:, :1],
+            objective,
+            refinement_levels(refine),
+            forward.clone(),
+            classes["moving"],
+            classes["fixed"],
+            progress,
+            "refining",
+        )
+    else:
+        with torch.inference_mode():
+            inverse = fields.invert(forward, backward)
+    out = Estimate(
+        Deformation(lattice, forward.float().cpu().clone(), inverse.float().cpu().clone(), initial),
+        preprocessing.alignment,
+        lattice,
+        partner,
+        *(None if probabilities[k] is None else probabilities[k].float().cpu().clone() for k in ("fixed", "moving")),
+        disagreement=disagreement,
+    )
+    out.warnings = _domain_warnings(bundle, {"fixed": fixed, "moving": moving}, out)
+    return out
+
+
+def refinement_levels(iterations: int) -> tuple[Level, ...]:
+    """How ``--refine N`` spends its steps: three quarters at half resolution, the rest at full."""
+    fine = iterations // 4
+    return Level(2, iterations - fine), Level(1, fine)
+
+
+def _domain_warnings(bundle: Bundle, volumes: dict[str, Volume], estimate: Estimate) -> list[str]:
+    out = []
+    names = [label["name"] for label in bundle.manifest["labels"]]
+    for name, volume in volumes.items():
+        seen: dict[str, Any] = domain.describe(volume.values, volume.grid, bundle.preprocessing)
+        probabilities = getattr(estimate, f"{name}_probabilities")
+        if probabilities is not None:
+            seen |= domain.describe_segmentation(probabilities, estimate.deformation.grid.voxel_volume)
+        out += domain.warnings(f"{name} image", seen, bundle.manifest["domain"], names)
+    return out
+
+
+def by_optimization(
+    fixed: Volume,
+    moving: Volume,
+    refine: int,
+    similarity: Similarity,
+    align: str | None,
+    device: torch.device,
+    progress: Progress = silent,
+) -> Estimate:
+    """`generic`: affine, then a diffeomorphism, from the images alone; ``refine`` adds steps at full resolution.
+
+    Raises
+    ------
+    InputError
+        If the images do not overlap and are to stay where they are.
+    """
+    alignment = align or "world"
+    require_overlap(fixed.grid, moving.grid, alignment)
+    start = np.eye(4)
+    if alignment == "center":
+        start[:3, 3] = moving.grid.center - fixed.grid.center
+    zscore = INTENSITIES["zscore"]
+    small_fixed, lattice = shrink_to(fixed.values, fixed.grid, GENERIC_SIDE)
+    # The moving image is averaged to the same spacing, so that both are equally sharp.
+    side = round(float(moving.grid.extent.max() / lattice.spacing.max()))
+    small_moving, moving_lattice = shrink_to(moving.values, moving.grid, max(side, 2))
+    small_fixed, small_moving = (zscore(x, x).to(device) for x in (small_fixed, small_moving))
+    matrix = register_affine(small_moving, moving_lattice, small_fixed, lattice, start, similarity, progress)
+    carried = resample(small_moving, moving_lattice, lattice, matrix)
+    levels = (*GENERIC_LEVELS[:-1], replace(GENERIC_LEVELS[-1], iterations=GENERIC_LEVELS[-1].iterations + refine))
+    objective = replace(GENERIC_OBJECTIVE, similarity=similarity)
+    forward, inverse = optimize(carried, small_fixed, objective, levels, progress=progress, stage="deformation")
+    return Estimate(Deformation(lattice, forward.cpu(), inverse.cpu(), matrix), alignment)
+
+
+def require_overlap(fixed: Grid, moving: Grid, alignment: str) -> None:
+    """Raise `InputError` if the images share no space and are not to be moved onto each other first."""
+    if alignment == "world" and fixed.overlap(moving) == 0 and moving.overlap(fixed) == 0:
+        distance = float(np.linalg.norm(fixed.center - moving.center))
+        raise InputError(
+            f"the images do not overlap in space (their middles are {distance:.0f} mm apart); "
+            "give --align center to begin with their middles on each other"
+        )

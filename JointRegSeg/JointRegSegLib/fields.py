@@ -1,0 +1,208 @@
+"""Displacement fields and affine maps as pure functions.
+
+A displacement is (N, 3, D, H, W), float32: channel c moves along spatial axis c (0: D, 1: H, 2: W), in voxels, and a
+voxel x of the fixed lattice is read at x + u(x) of the moving one.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .geometry import Grid, affine_coordinates, sample
+
+
+def identity(displacement: torch.Tensor) -> torch.Tensor:
+    """Voxel coordinates (1, 3, D, H, W) of the lattice under ``displacement``."""
+    return affine_coordinates(np.eye(4), displacement.shape[2:], displacement)
+
+
+def warp(
+    image: torch.Tensor, displacement: torch.Tensor, mode: str = "bilinear", fill: float | None = None
+) -> torch.Tensor:
+    """Read an image (N, C, D, H, W) at x + u(x).
+
+    Where u is exactly zero the voxel is returned bit for bit. For ``mode`` and ``fill`` see `geometry.sample`.
+    """
+    out = sample(image, identity(displacement) + displacement, mode, fill)
+    if image.shape[2:] != displacement.shape[2:]:
+        return out
+    still = (displacement == 0).all(1, keepdim=True)
+    if not bool(still.any()):
+        return out
+    # Interpolation at a voxel's center is off by rounding; the gradient still has to come from the interpolation,
+    # or a network that starts at the identity could never leave it.
+    exact = image.detach() + (out - out.detach()) if out.requires_grad else image
+    return torch.where(still, exact.to(out.dtype), out)
+
+
+def integrate_gradients(gradients: torch.Tensor) -> torch.Tensor:
+    """Displacement (N, 3, D, H, W) from spatial gradients of the same shape in (0, 1).
+
+    The sampling position is φ(i) = 2 Σ g - 1, summed along each component's own axis, so that g = 0.5 is exactly the
+    identity and each component grows monotonically along its axis (Christodoulidis et al. 2018, section 2.1; Estienne
+    et al. 2020, section 2). Monotone axes do not make the determinant positive.
+    """
+    step = 2 * gradients - 1
+    return torch.stack([step[:, axis].cumsum(axis + 1) for axis in range(3)], 1)
+
+
+def scale_and_square(velocity: torch.Tensor, steps: int = 7) -> torch.Tensor:
+    """Displacement at time one of a stationary velocity field, both (N, 3, D, H, W) in voxels (Arsigny et al. 2006)."""
+    u = velocity / 2**steps
+    for _ in range(steps):
+        u = compose(u, u)
+    return u
+
+
+def compose(outer: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
+    """The displacement of x ↦ y + outer(y) with y = x + inner(x)."""
+    return inner + sample(outer, identity(inner) + inner)
+
+
+def invert(
+    displacement: torch.Tensor, start: torch.Tensor | None = None, iterations: int = 50, tolerance: float = 0.01
+) -> torch.Tensor:
+    """Inverse displacement by the fixed point v ← -u(x + v) (Chen et al. 2008), on the same lattice.
+
+    Parameters
+    ----------
+    start : torch.Tensor, optional
+        A first guess, such as the exponential of the negated velocity.
+    tolerance : float
+        Largest change of v in voxels at which the iteration stops early.
+    """
+    v = -displacement if start is None else start
+    previous = math.inf
+    damping = 1.0
+    for _ in range(iterations):
+        step = -sample(displacement, identity(displacement) + v) - v
+        change = float(step.abs().max())
+        if change < tolerance:
+            return v + step
+        # Where the field stretches by more than two the plain iteration swings; half steps settle it.
+        damping = 0.5 if change > previous else damping
+        v = v + damping * step
+        previous = change
+    return v
+
+
+def round_trip(forward: torch.Tensor, backward: torch.Tensor) -> torch.Tensor:
+    """Distance in voxels, (N, 1, D, H, W), by which forward and then backward miss the start; NaN where the way there
+    leaves the lattice, since no voxel answers for it."""
+    there = identity(forward) + forward
+    limits = torch.tensor(forward.shape[2:], device=forward.device).view(1, 3, 1, 1, 1) - 1
+    inside = ((there >= 0) & (there <= limits)).all(1, keepdim=True)
+    error = (forward + sample(backward, there)).norm(dim=1, keepdim=True)
+    return torch.where(inside, error, torch.nan)
+
+
+def jacobian_matrix(displacement: torch.Tensor) -> torch.Tensor:
+    """∂(x + u)/∂x, (N, 3, 3, D, H, W): [c, a] is component c along axis a; central differences, one-sided at borders."""
+    rows = []
+    for axis in range(3):
+        if displacement.shape[2 + axis] > 1:
+            rows.append(torch.gradient(displacement, dim=2 + axis)[0])
+        else:
+            rows.append(torch.zeros_like(displacement))
+    out = torch.stack(rows, 2)
+    eye = torch.eye(3, dtype=out.dtype, device=out.device).view(1, 3, 3, 1, 1, 1)
+    return out + eye
+
+
+def jacobian_determinant(displacement: torch.Tensor) -> torch.Tensor:
+    """Local volume ratio (N, 1, D, H, W): 1 keeps volume, above 1 the moving tissue is larger, 0 or less is a fold."""
+    m = jacobian_matrix(displacement)
+    det = (
+        m[:, 0, 0] * (m[:, 1, 1] * m[:, 2, 2] - m[:, 1, 2] * m[:, 2, 1])
+        - m[:, 0, 1] * (m[:, 1, 0] * m[:, 2, 2] - m[:, 1, 2] * m[:, 2, 0])
+        + m[:, 0, 2] * (m[:, 1, 0] * m[:, 2, 1] - m[:, 1, 1] * m[:, 2, 0])
+    )
+    return det[:, None]
+
+
+def log_jacobian(displacement: torch.Tensor, floor: float = 1e-9) -> torch.Tensor:
+    """Natural logarithm of the Jacobian determinant, which is cut at ``floor``."""
+    return jacobian_determinant(displacement).clamp_min(floor).log()
+
+
+def resize(displacement: torch.Tensor, shape: tuple[int, int, int], rescale: bool = True) -> torch.Tensor:
+    """A displacement on a lattice of another ``shape`` whose outer voxel *borders* agree, vectors in its own voxels.
+
+    ``rescale=False`` resizes a quantity that is not in voxels, such as a spatial gradient.
+    """
+    if tuple(shape) == tuple(displacement.shape[2:]):
+        return displacement
+    out = F.interpolate(displacement, size=tuple(shape), mode="trilinear", align_corners=False)
+    if not rescale:
+        return out
+    factor = [n / m for n, m in zip(shape, displacement.shape[2:], strict=True)]
+    return out * torch.tensor(factor, device=out.device, dtype=out.dtype).view(1, 3, 1, 1, 1)
+
+
+def to_world(displacement: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """Voxel displacement on ``grid`` to LPS mm: channels become x, y, z."""
+    return _rotate(displacement, grid.array_affine[:3, :3])
+
+
+def to_voxel(vectors: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """Displacement vectors in LPS mm (channels x, y, z) on ``grid`` to voxels along D, H, W."""
+    return _rotate(vectors, np.linalg.inv(grid.array_affine[:3, :3]))
+
+
+def _rotate(vectors: torch.Tensor, matrix: np.ndarray) -> torch.Tensor:
+    matrix = torch.as_tensor(matrix, dtype=vectors.dtype, device=vectors.device)
+    return torch.einsum("ca,nadhw->ncdhw", matrix, vectors)
+
+
+def affine_matrix(linear: np.ndarray, translation: np.ndarray, center: np.ndarray) -> np.ndarray:
+    """(4, 4) matrix of LPS points for x ↦ linear (x - center) + center + translation, in mm."""
+    out = np.eye(4)
+    out[:3, :3] = linear
+    out[:3, 3] = np.asarray(center) + np.asarray(translation) - np.asarray(linear) @ np.asarray(center)
+    return out
+
+
+def affine_displacement(matrix: np.ndarray, grid: Grid) -> torch.Tensor:
+    """Voxel displacement (1, 3, D, H, W) on ``grid`` of a (4, 4) matrix of LPS points."""
+    voxel = np.linalg.inv(grid.array_affine) @ matrix @ grid.array_affine
+    return affine_coordinates(voxel - np.eye(4), grid.shape, torch.empty(0))
+
+
+def decompose(matrix: np.ndarray, center: np.ndarray) -> dict[str, np.ndarray]:
+    """What a (4, 4) matrix of LPS points does, about ``center`` (mm).
+
+    Returns
+    -------
+    dict
+        ``rotation`` (3, 3), ``angles`` in degrees (rotation vector about x, y, z), ``scales`` and ``shears`` of the
+        upper triangular stretch, so that linear = rotation @ stretch; ``translation`` of the center in mm.
+    """
+    linear = np.asarray(matrix, float)[:3, :3]
+    rotation, stretch = np.linalg.qr(linear)
+    signs = np.sign(np.diag(stretch))
+    if np.linalg.det(linear) < 0:  # a reflection stays visible as a negative scale; rotations have determinant +1
+        signs[0] *= -1
+    rotation, stretch = rotation * signs, signs[:, None] * stretch
+    scales = np.diag(stretch)
+    cosine = np.clip((np.trace(rotation) - 1) / 2, -1, 1)
+    vector = np.array(
+        [rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0], rotation[1, 0] - rotation[0, 1]]
+    )
+    norm = np.linalg.norm(vector)
+    angle = math.degrees(math.atan2(norm / 2, cosine))
+    if norm > 1e-9:
+        angles = angle * vector / norm
+    else:  # none, or half a turn, whose axis shows in the symmetric part only
+        axis = np.sqrt(np.clip((np.diag(rotation) + 1) / 2, 0, 1))
+        angles = angle * axis
+    return {
+        "rotation": rotation,
+        "angles": angles,
+        "scales": scales,
+        "shears": np.array([stretch[0, 1], stretch[0, 2], stretch[1, 2]]) / scales[[0, 0, 1]],
+        "translation": linear @ center + np.asarray(matrix, float)[:3, 3] - center,
+    }

@@ -1,0 +1,211 @@
+"""Images, label maps and transforms on disk, by SimpleITK."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from .errors import InputError, OutputError
+from .geometry import Grid
+
+# ITK's own warnings go to the terminal in several lines; what matters is checked and said below.
+sitk.ProcessObject.SetGlobalWarningDisplay(False)
+
+
+def read_image(source: str | Path | sitk.Image, labels: bool = False, fill: float | None = None) -> sitk.Image:
+    """Read and check a scalar volume, or a label map.
+
+    Parameters
+    ----------
+    source : path or SimpleITK image
+        A NIfTI, NRRD, MetaImage or other file, or a folder with one DICOM series.
+    labels : bool
+        Whether values have to be whole numbers; they come back as such.
+    fill : float, optional
+        Takes the place of NaN and infinite voxels.
+
+    Returns
+    -------
+    sitk.Image
+        3D, in its own pixel type.
+
+    Raises
+    ------
+    InputError
+        If the image cannot be read or registered; the message says why and what to do.
+    """
+    if isinstance(source, sitk.Image):
+        name, image = "image", source
+    else:
+        name, image = str(source), _read(Path(source))
+    _check_kind(name, image)
+    image = _check_values(name, image, fill)
+    return _whole_numbers(name, image) if labels else image
+
+
+def _read(path: Path) -> sitk.Image:
+    if not path.exists():
+        raise InputError(f"{path}: no such file; check the path")
+    try:
+        if path.is_dir():
+            return _read_dicom(path)
+        return sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        text = str(error)
+        if "orthonormal" in text:
+            raise InputError(_sheared(path)) from None
+        if "pacing" in text and ("ero" in text or "egative" in text):
+            raise InputError(_spacing(path)) from None
+        raise InputError(
+            f"{path}: cannot be read as an image ({_last_line(error)}); check that it is one and whole"
+        ) from None
+
+
+def _read_dicom(folder: Path) -> sitk.Image:
+    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    if not series:
+        raise InputError(f"{folder}: no DICOM series in this folder; name an image file or a folder of DICOM slices")
+    if len(series) > 1:
+        raise InputError(f"{folder}: holds {len(series)} DICOM series; keep one series a folder")
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder), series[0]))
+    return reader.Execute()
+
+
+def _sheared(name: object) -> str:
+    return (
+        f"{name}: its direction cosines are not orthonormal (sheared or damaged header); "
+        "resample it to a regular lattice first, for instance with Slicer's Resample Scalar/Vector/DWI Volume"
+    )
+
+
+def _spacing(name: object) -> str:
+    return f"{name}: zero, negative or infinite voxel spacing; correct the header"
+
+
+def _check_kind(name: str, image: sitk.Image) -> None:
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        raise InputError(
+            f"{name}: has {image.GetNumberOfComponentsPerPixel()} values a voxel (color or vector image); "
+            "convert it to one scalar volume"
+        )
+    if "complex" in image.GetPixelIDTypeAsString():
+        raise InputError(f"{name}: has complex voxels; convert it to its magnitude")
+    if image.GetDimension() != 3:
+        raise InputError(f"{name}: is {image.GetDimension()}D; a 3D volume is needed (extract one from a time series)")
+    if min(image.GetSize()) < 2:
+        raise InputError(f"{name}: has one slice only ({' x '.join(map(str, image.GetSize()))}); a volume is needed")
+    if not np.isfinite(image.GetSpacing()).all() or min(image.GetSpacing()) <= 0:
+        raise InputError(_spacing(name))
+    if not np.isfinite(image.GetOrigin()).all():
+        raise InputError(f"{name}: its origin is not a number; correct the header")
+    direction = np.reshape(image.GetDirection(), (3, 3))
+    if not np.allclose(direction.T @ direction, np.eye(3), atol=1e-3):
+        raise InputError(_sheared(name))
+
+
+def _check_values(name: str, image: sitk.Image, fill: float | None) -> sitk.Image:
+    array = sitk.GetArrayViewFromImage(image)
+    if np.issubdtype(array.dtype, np.floating):
+        bad = ~np.isfinite(array)
+        if bad.any():
+            if fill is None:
+                k, j, i = np.argwhere(bad)[0]
+                raise InputError(
+                    f"{name}: {int(bad.sum())} voxels are NaN or infinite, the first at index ({i}, {j}, {k}); "
+                    "give --fill VALUE to replace them"
+                )
+            filled = sitk.GetImageFromArray(np.where(bad, np.asarray(fill, array.dtype), array))
+            filled.CopyInformation(image)
+            image, array = filled, sitk.GetArrayViewFromImage(filled)
+    if array.min() == array.max():
+        raise InputError(f"{name}: is empty (every voxel is {array.min():g}); check that the right file was given")
+    return image
+
+
+def _whole_numbers(name: str, image: sitk.Image) -> sitk.Image:
+    array = sitk.GetArrayViewFromImage(image)
+    if np.issubdtype(array.dtype, np.floating) and not np.array_equal(array, np.round(array)):
+        raise InputError(f"{name}: is no label map, since it has fractions; give whole-numbered labels")
+    if array.min() < 0 or array.max() > 65535:
+        raise InputError(f"{name}: labels have to lie between 0 and 65535, not {array.min():g} to {array.max():g}")
+    return sitk.Cast(image, sitk.sitkUInt16 if array.max() > 255 else sitk.sitkUInt8)
+
+
+def read_labels(source: str | Path | sitk.Image, image: sitk.Image, owner: str) -> sitk.Image:
+    """A label map that lies on the same voxels as ``image``; ``owner`` names that in the error."""
+    labels = read_image(source, labels=True)
+    if not grid_of(labels).matches(grid_of(image), 0.01):
+        name = "label map" if isinstance(source, sitk.Image) else source
+        raise InputError(
+            f"{name}: lies on another grid ({_geometry(labels)}) than the {owner} image ({_geometry(image)}); "
+            "resample it onto that image with nearest neighbor interpolation"
+        )
+    return labels
+
+
+def _geometry(image: sitk.Image) -> str:
+    size, spacing = " x ".join(map(str, image.GetSize())), " x ".join(f"{s:.3g}" for s in image.GetSpacing())
+    return f"{size} voxels of {spacing} mm at {', '.join(f'{x:.4g}' for x in image.GetOrigin())}"
+
+
+def grid_of(image: sitk.Image) -> Grid:
+    """The image's lattice."""
+    return Grid.from_geometry(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+
+
+def to_tensor(image: sitk.Image) -> tuple[torch.Tensor, Grid]:
+    """(1, 1, D, H, W) float32 tensor and lattice of a scalar image."""
+    array = sitk.GetArrayViewFromImage(image).astype(np.float32)
+    return torch.from_numpy(array)[None, None], grid_of(image)
+
+
+def write_image(image: sitk.Image, path: str | Path) -> None:
+    """Write an image, compressed where the format can.
+
+    Raises
+    ------
+    OutputError
+        If the place cannot be written to.
+    """
+    try:
+        sitk.WriteImage(image, str(path), useCompression=True)
+    except RuntimeError as error:
+        raise OutputError(f"{path}: cannot be written ({_last_line(error)}); check space and permissions") from None
+
+
+def write_transform(transform: sitk.Transform, path: str | Path) -> None:
+    """Write a transform as ITK does (.h5, .tfm).
+
+    Raises
+    ------
+    OutputError
+        If the place cannot be written to.
+    """
+    try:
+        sitk.WriteTransform(transform, str(path))
+    except RuntimeError as error:
+        raise OutputError(f"{path}: cannot be written ({_last_line(error)}); check space and permissions") from None
+
+
+def read_transform(path: str | Path) -> sitk.Transform:
+    """Read an ITK transform.
+
+    Raises
+    ------
+    InputError
+        If there is none at ``path``.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file; name the transform.h5 or inverse_transform.h5 of a result")
+    try:
+        return sitk.ReadTransform(str(path))
+    except RuntimeError as error:
+        raise InputError(f"{path}: cannot be read as a transform ({_last_line(error)})") from None
+
+
+def _last_line(error: Exception) -> str:
+    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), "unknown reason")[:160]

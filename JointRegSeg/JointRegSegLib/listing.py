@@ -1,0 +1,46 @@
+"""What models there are, for the terminal."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from . import models
+from .models import Bundle
+
+
+def print_models(measure: bool = False) -> None:
+    """Print each model with its license, expected input and time; ``measure`` runs each network once here."""
+    print("generic")
+    print("  affine and diffeomorphic instance optimization; needs no training, does not segment")
+    print("  input: any two volumes of the same body part    license: Apache-2.0")
+    for bundle in models.installed():
+        entry = bundle.manifest
+        lattice = entry["preprocessing"]
+        size, spacing = (" x ".join(f"{v:g}" for v in lattice[key]) for key in ("size", "spacing"))
+        figures = entry["validation"]["figures"]
+        print(f"\n{bundle.name}")
+        print(f"  {entry['title']}: {entry['description']}")
+        print(f"  input: {entry['modality']} of the {entry['anatomy']}, {size} voxels of {spacing} mm after resampling")
+        print(
+            f"  labels: {', '.join(label['name'] for label in entry['labels']) or 'none'}    license: {entry['license']}"
+        )
+        print("  validation: " + ", ".join(f"{key} {value:g}" for key, value in figures.items()))
+        print(f"    on {entry['validation'].get('machine', 'an unnamed machine')}; {entry['validation']['command']}")
+        if measure:
+            print(f"  this computer: {seconds(bundle):.2f} s for the network ({torch.get_num_threads()} threads)")
+
+
+def seconds(bundle: Bundle) -> float:
+    """Time of one pass of a bundle's network on the CPU, the better of two, without loading."""
+    network = models.load(bundle)
+    shape = tuple(reversed(bundle.preprocessing.size))
+    image = torch.zeros(1, bundle.manifest["arguments"].get("inputs", 1), *shape)
+    times = []
+    with torch.inference_mode():
+        for _ in range(2):
+            began = time.perf_counter()
+            network(image, image)
+            times.append(time.perf_counter() - began)
+    return min(times)

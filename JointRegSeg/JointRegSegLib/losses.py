@@ -1,0 +1,141 @@
+"""Differentiable measures of how well two images, label maps or fields agree. Lower is better."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+from . import fields
+
+
+def mse(a: torch.Tensor, b: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """Mean squared difference of two (N, C, D, H, W) images; within ``mask`` (N, 1, D, H, W) where there is one."""
+    return _mean((a - b).square(), mask)
+
+
+def box_mean(image: torch.Tensor, window: int) -> torch.Tensor:
+    """Mean over ``window``³ voxels around each voxel, (N, C, D, H, W) → the same; at borders over the voxels there."""
+    for axis in range(3):
+        kernel, padding = [1, 1, 1], [0, 0, 0]
+        kernel[axis], padding[axis] = window, window // 2
+        image = F.avg_pool3d(image, kernel, stride=1, padding=padding, count_include_pad=False)
+    return image
+
+
+def local_correlation(
+    a: torch.Tensor, b: torch.Tensor, window: int = 9, mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    """One minus the squared local correlation coefficient over ``window``³ voxels (Avants et al. 2008).
+
+    Returns 0 for images that are locally linear functions of each other. ``window`` is odd.
+    """
+    if window % 2 == 0:
+        raise ValueError(f"the window has to be odd, not {window}")
+    n, c = a.shape[:2]
+    moments = box_mean(torch.cat([a, b, a * a, b * b, a * b], 1), window).view(n, 5, c, *a.shape[2:])
+    ma, mb, maa, mbb, mab = moments.unbind(1)
+    cross, va, vb = mab - ma * mb, (maa - ma * ma).clamp_min(0), (mbb - mb * mb).clamp_min(0)
+    # Flat regions carry no information: the constant makes their correlation 0 instead of noise.
+    return _mean(1 - cross * cross / (va * vb + 1e-5), mask)
+
+
+def correlation(a: torch.Tensor, b: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """One minus the correlation coefficient of two (N, C, D, H, W) images, over the whole image or ``mask``."""
+    a = a - _mean(a, mask, keep=True)
+    b = b - _mean(b, mask, keep=True)
+    cross, va, vb = (_mean(x, mask, keep=True) for x in (a * b, a * a, b * b))
+    return (1 - cross / (va * vb + 1e-10).sqrt()).mean()
+
+
+def mutual_information(
+    a: torch.Tensor, b: torch.Tensor, bins: int = 32, mask: torch.Tensor | None = None, samples: int = 65536
+) -> torch.Tensor:
+    """Negative mutual information in nats, with a linear Parzen window (Mattes et al. 2003 use a cubic one).
+
+    Parameters
+    ----------
+    a, b : torch.Tensor
+        (N, 1, D, H, W) images in [0, 1]; values outside are cut.
+    samples : int
+        Only every n-th voxel is counted, so that about this many remain.
+    """
+    out = []
+    for i in range(a.shape[0]):
+        x, y = a[i].reshape(-1), b[i].reshape(-1)
+        if mask is not None:
+            keep = mask[i].reshape(-1) > 0.5
+            x, y = x[keep], y[keep]
+        stride = max(1, x.numel() // samples)
+        joint = _parzen(x[::stride], bins).T @ _parzen(y[::stride], bins)
+        joint = joint / joint.sum().clamp_min(1e-10)
+        independent = joint.sum(1, keepdim=True) * joint.sum(0, keepdim=True)
+        out.append(-(joint * ((joint + 1e-10) / (independent + 1e-10)).log()).sum())
+    return torch.stack(out).mean()
+
+
+def _parzen(values: torch.Tensor, bins: int) -> torch.Tensor:
+    """(n,) values in [0, 1] → (n, bins) weights of a hat function, differentiable almost everywhere."""
+    position = values.clamp(0, 1) * (bins - 1)
+    centers = torch.arange(bins, device=values.device, dtype=values.dtype)
+    return (1 - (position[:, None] - centers).abs()).clamp_min(0)
+
+
+def dice(a: torch.Tensor, b: torch.Tensor, eps: float = 1e-3) -> torch.Tensor:
+    """One minus the soft Dice coefficient with a squared denominator (Milletari et al. 2016), mean over channels.
+
+    ``a`` and ``b`` are (N, K, D, H, W) memberships without the background; a class absent from both counts as perfect.
+    """
+    axes = (2, 3, 4)
+    numerator = 2 * (a * b).sum(axes) + eps
+    return (1 - numerator / (a.square().sum(axes) + b.square().sum(axes) + eps)).mean()
+
+
+def segmentation(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross entropy and Dice of class scores against memberships, both (N, K, D, H, W) with the background first."""
+    entropy = -(labels * scores.log_softmax(1)).sum(1).mean()
+    return entropy + dice(scores.softmax(1)[:, 1:], labels[:, 1:])
+
+
+def gradient_deviation(gradients: torch.Tensor) -> torch.Tensor:
+    """Mean distance of spatial gradients from those of the identity, 0.5 (Estienne et al. 2020, L_smo)."""
+    return (gradients - 0.5).abs().mean()
+
+
+def diffusion(displacement: torch.Tensor, spacing: Sequence[float] = (1, 1, 1)) -> torch.Tensor:
+    """Mean squared gradient of a displacement, per voxel unit or with ``spacing`` of D, H, W per mm."""
+    total = displacement.new_zeros(())
+    for axis in range(3):
+        total = total + (displacement.diff(dim=2 + axis) / spacing[axis]).square().mean()
+    return total
+
+
+def bending(displacement: torch.Tensor) -> torch.Tensor:
+    """Mean squared second derivative, zero for every affine map (Rueckert et al. 1999, equation 8), voxel units."""
+    total = displacement.new_zeros(())
+    for a in range(3):
+        total = total + displacement.diff(n=2, dim=2 + a).square().mean()
+        for b in range(a):
+            total = total + 2 * displacement.diff(dim=2 + a).diff(dim=2 + b).square().mean()
+    return total
+
+
+def folding(displacement: torch.Tensor, margin: float = 0.1) -> torch.Tensor:
+    """How far Jacobian determinants lie below ``margin``, on average."""
+    return (margin - fields.jacobian_determinant(displacement)).clamp_min(0).mean()
+
+
+def inverse_consistency(forward: torch.Tensor, backward: torch.Tensor) -> torch.Tensor:
+    """Mean squared distance in voxels by which going there and back misses the start, both ways around."""
+    there = fields.compose(backward, forward)
+    back = fields.compose(forward, backward)
+    return (there.square().sum(1).mean() + back.square().sum(1).mean()) / 2
+
+
+def _mean(values: torch.Tensor, mask: torch.Tensor | None, keep: bool = False) -> torch.Tensor:
+    """Mean over space (and, unless ``keep``, over batch and channels too), weighted by ``mask``."""
+    if mask is None:
+        return values.mean((2, 3, 4), keepdim=True) if keep else values.mean()
+    weighted = (values * mask).sum((2, 3, 4), keepdim=True) / mask.sum((2, 3, 4), keepdim=True).clamp_min(1e-6)
+    return weighted if keep else weighted.mean()

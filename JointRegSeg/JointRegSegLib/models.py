@@ -1,0 +1,188 @@
+"""Model bundles: a folder with ``model.json`` and ``weights.safetensors``; nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+from .errors import ModelError
+from .networks import NETWORKS, RegistrationNetwork
+from .preprocess import Preprocessing
+
+GENERIC = "generic"
+_HERE = Path(__file__).resolve().parent
+#: Where bundles ship: beside the library once it is installed, in the extension's resources in a checkout or in Slicer.
+_SHIPPED = (_HERE / "Models", _HERE.parent / "Resources" / "Models")
+#: Names of further folders with bundles, separated as in PATH.
+FOLDERS_VARIABLE = "JOINTREGSEG_MODELS"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A model on disk: its ``folder`` and ``manifest`` (see ``model.schema.json`` for the keys)."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Short name, as in ``--model``."""
+        return self.manifest["name"]
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The model's working space."""
+        entry = self.manifest["preprocessing"]
+        return Preprocessing(
+            tuple(entry["size"]), tuple(entry["spacing"]), entry["orientation"], entry["intensity"], entry["alignment"]
+        )
+
+    @property
+    def label_values(self) -> list[int]:
+        """Values of the segmentation's labels, in the order of the network's channels, without the background."""
+        return [label["value"] for label in self.manifest["labels"]]
+
+
+def folders(environment: str | None = None) -> list[Path]:
+    """Folders that are searched for bundles."""
+    named = os.environ.get(FOLDERS_VARIABLE, "") if environment is None else environment
+    return [Path(p) for p in named.split(os.pathsep) if p] + [p for p in _SHIPPED if p.is_dir()]
+
+
+def installed() -> list[Bundle]:
+    """All readable bundles, by name; of two with one name the first in the order of `folders` counts.
+
+    A damaged bundle is left out with a line on stderr, so that it does not take the others away.
+    """
+    found: dict[str, Bundle] = {}
+    for folder in folders():
+        for path in sorted(folder.glob("*/model.json")):
+            try:
+                bundle = open_bundle(path.parent)
+            except ModelError as error:
+                print(f"jointregseg: {error}", file=sys.stderr)
+                continue
+            found.setdefault(bundle.name, bundle)
+    return [found[name] for name in sorted(found)]
+
+
+def find(name: str | Path) -> Bundle:
+    """A bundle by its name or its folder.
+
+    Raises
+    ------
+    ModelError
+        If there is none, or it is damaged.
+    """
+    path = Path(name)
+    if (path / "model.json").is_file():
+        return open_bundle(path)
+    for folder in folders():
+        if str(name) and (folder / str(name) / "model.json").is_file():
+            return open_bundle(folder / str(name))
+    known = {bundle.name: bundle for bundle in installed()}
+    if str(name) in known:
+        return known[str(name)]
+    raise ModelError(
+        f"no model '{name}'; known: {', '.join([GENERIC, *known])} (or name a folder with model.json and weights)"
+    )
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """Read and check a bundle's manifest (not yet its weights).
+
+    Raises
+    ------
+    ModelError
+        If the manifest is unreadable, breaks the schema, or needs a newer library.
+    """
+    import jsonschema
+
+    try:
+        manifest = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        jsonschema.validate(manifest, schema())
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder}: model.json cannot be read ({error}); get the bundle anew") from None
+    except jsonschema.ValidationError as error:
+        place = "/".join(map(str, error.absolute_path)) or "top level"
+        raise ModelError(f"{folder}: model.json is not valid at {place}: {error.message}") from None
+    if manifest["network"] not in NETWORKS:
+        raise ModelError(f"{folder}: needs the network '{manifest['network']}', which this version does not have")
+    if _numbers(manifest["requires"]) > _numbers(__version__):
+        raise ModelError(f"{folder}: needs JointRegSeg {manifest['requires']}, this is {__version__}; update it")
+    return Bundle(folder, manifest)
+
+
+@lru_cache(maxsize=1)
+def schema() -> dict[str, Any]:
+    """The JSON schema of ``model.json``."""
+    return json.loads((_HERE / "model.schema.json").read_text(encoding="utf-8"))
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:3])
+
+
+@lru_cache(maxsize=4)
+def _loaded(folder: Path, stamp: tuple[int, int]) -> RegistrationNetwork:
+    from safetensors.torch import load_file
+
+    bundle = open_bundle(folder)
+    weights = folder / "weights.safetensors"
+    if sha256(weights) != bundle.manifest["sha256"]:
+        raise ModelError(f"{weights}: does not match the checksum in model.json; get the bundle anew")
+    network = NETWORKS[bundle.manifest["network"]](**bundle.manifest["arguments"])
+    try:
+        network.load_state_dict({k: v.float() for k, v in load_file(weights).items()})
+    except Exception as error:  # a wrong file, wrong shapes or names: torch and safetensors raise different types
+        raise ModelError(f"{weights}: does not fit the network of model.json ({str(error).splitlines()[0]})") from None
+    return network.eval().requires_grad_(False)
+
+
+def load(bundle: Bundle) -> RegistrationNetwork:
+    """The bundle's network, on the CPU and ready to run; kept in memory for the next call.
+
+    Raises
+    ------
+    ModelError
+        If the weights are missing, do not match their checksum, or do not fit the network.
+    """
+    weights = bundle.folder / "weights.safetensors"
+    if not weights.is_file():
+        raise ModelError(f"{bundle.folder}: weights.safetensors is missing; get the bundle anew")
+    status = weights.stat()
+    return _loaded(bundle.folder, (status.st_mtime_ns, status.st_size))
+
+
+def sha256(path: Path) -> str:
+    """Checksum of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_bundle(folder: Path, manifest: dict[str, Any], network: RegistrationNetwork) -> Bundle:
+    """Save a network with its manifest, in half precision; checksum and needed version are filled in.
+
+    Raises
+    ------
+    ModelError
+        If the manifest breaks the schema.
+    """
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.detach().cpu().half().contiguous() for name, value in network.state_dict().items()}
+    save_file(tensors, folder / "weights.safetensors")
+    manifest = {**manifest, "sha256": sha256(folder / "weights.safetensors"), "requires": __version__}
+    (folder / "model.json").write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return open_bundle(folder)

@@ -1,0 +1,64 @@
+"""What every network of the library takes and gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+
+@dataclass
+class Prediction:
+    """Answer of a registration network for a batch of N pairs on one lattice.
+
+    Attributes
+    ----------
+    forward : torch.Tensor
+        (N, 3, D, H, W) voxel displacement on the fixed lattice: x + forward(x) lies in the moving image, after
+        ``affine`` where there is one.
+    backward : torch.Tensor or None
+        (N, 3, D, H, W), the other direction.
+    affine : torch.Tensor or None
+        (N, 3, 4) voxel matrix, applied after ``forward``.
+    moving_segmentation, fixed_segmentation : torch.Tensor or None
+        (N, K, D, H, W) class scores before softmax, channel 0 the background.
+    levels : list of Level
+        Coarse to fine estimates, for deep supervision; empty outside training.
+    """
+
+    forward: torch.Tensor
+    backward: torch.Tensor | None = None
+    affine: torch.Tensor | None = None
+    moving_segmentation: torch.Tensor | None = None
+    fixed_segmentation: torch.Tensor | None = None
+    levels: list[Level] = field(default_factory=list)
+
+
+@dataclass
+class Level:
+    """One of several estimates: displacements in voxels of their own lattice, and the spatial gradients they came from.
+
+    All are (2 N, 3, d, h, w): first the forward, then the backward direction.
+    """
+
+    displacement: torch.Tensor
+    gradients: torch.Tensor
+
+
+class RegistrationNetwork(nn.Module):
+    """Base of all networks: ``network(moving, fixed)`` with two (N, C, D, H, W) images on one lattice."""
+
+    #: Every side of the lattice has to be a multiple of this.
+    divisor: int = 1
+
+    def forward(self, moving: torch.Tensor, fixed: torch.Tensor) -> Prediction:
+        """Register and segment a batch of pairs; see `Prediction`."""
+        raise NotImplementedError
+
+    def check(self, moving: torch.Tensor, fixed: torch.Tensor) -> None:
+        """Raise ValueError unless the two images fit each other and the network."""
+        if moving.shape != fixed.shape or moving.ndim != 5:
+            raise ValueError(f"two equal (N, C, D, H, W) images are needed, not {moving.shape} and {fixed.shape}")
+        if any(n % self.divisor for n in moving.shape[2:]):
+            raise ValueError(f"sides have to be multiples of {self.divisor}, not {tuple(moving.shape[2:])}")

@@ -1,0 +1,340 @@
+"""The one way from two images to a result: read, prepare, estimate, resample, check."""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from . import __version__, device, files, models, points, quality
+from .deformation import Deformation, scalar_image, vector_image
+from .errors import InputError
+from .estimate import Estimate, Volume, by_model, by_optimization
+from .geometry import Grid, resample
+from .progress import Progress, silent, tell
+from .result import Registration
+from .similarity import SIMILARITIES, Similarity
+
+#: Largest number of voxels on which displacements are stored; above it every n-th voxel of the fixed grid carries one.
+FIELD_VOXELS = 4_000_000
+ALIGNMENTS = ("world", "center")
+#: The image measure that the verdict looks at, for each that can be optimized.
+JUDGED_BY = {"lncc": "local_correlation", "mse": "correlation", "mi": "mutual_information"}
+NOTICE = "For research use only. Not for clinical diagnosis or treatment."
+
+ImageSource = str | Path | sitk.Image
+PointSource = str | Path | np.ndarray
+
+
+def register_and_segment(
+    fixed: ImageSource,
+    moving: ImageSource,
+    model: str | Path = models.GENERIC,
+    *,
+    refine: int = 0,
+    fixed_labels: ImageSource | None = None,
+    moving_labels: ImageSource | None = None,
+    fixed_points: PointSource | None = None,
+    moving_points: PointSource | None = None,
+    similarity: Similarity = "lncc",
+    align: str | None = None,
+    fill: float | None = None,
+    device_name: str = "auto",
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Registration:
+    """Register a moving volume to a fixed one and segment both.
+
+    Parameters
+    ----------
+    fixed, moving : path or SimpleITK image
+        Two 3D scalar volumes; a folder is read as a DICOM series.
+    model : str or path
+        'generic' (optimization, no training), the name of an installed bundle, or a bundle's folder.
+    refine : int
+        Steps of optimization on the pair itself after the network; 0 for none.
+    fixed_labels, moving_labels : path or SimpleITK image, optional
+        Label maps on their images' grids: the moving one is carried over; with both, overlap is measured. They never
+        influence the registration.
+    fixed_points, moving_points : path or (n, 3) array, optional
+        Corresponding landmarks in LPS mm, to measure the error.
+    similarity : 'lncc', 'mse' or 'mi'
+        Image similarity that is optimized; 'mi' for different modalities.
+    align : 'world' or 'center', optional
+        Whether the images begin where they lie in space or with their middles on each other; by default what the model
+        was made for, 'world' for `generic`.
+    fill : float, optional
+        Replaces NaN and infinite voxels.
+    device_name : 'auto', 'cpu' or 'cuda'
+        Where to compute; 'auto' takes a GPU if there is one, and the CPU if its memory does not suffice.
+    seed : int
+        Of torch's random numbers; the same seed on the same CPU gives the same result.
+    progress : callable, optional
+        ``progress(stage, fraction)``; returning False cancels.
+
+    Returns
+    -------
+    Registration
+
+    Raises
+    ------
+    InputError
+        If an input or option cannot be used; the message says what to do.
+    ModelError
+        If the bundle is unknown or damaged.
+    Canceled
+        If ``progress`` returned False.
+    """
+    if similarity not in SIMILARITIES:
+        raise InputError(f"unknown similarity '{similarity}'; choose one of {', '.join(SIMILARITIES)}")
+    if align is not None and align not in ALIGNMENTS:
+        raise InputError(f"unknown alignment '{align}'; choose one of {', '.join(ALIGNMENTS)}")
+    if refine < 0:
+        raise InputError(f"--refine takes 0 or more steps, not {refine}")
+    seconds: dict[str, float] = {}
+    began = time.perf_counter()
+    torch.manual_seed(seed)
+
+    with _timed(seconds, "reading"):
+        tell(progress, "reading", 0.0)
+        fixed_image, moving_image = files.read_image(fixed, fill=fill), files.read_image(moving, fill=fill)
+        labels = {
+            "fixed": None if fixed_labels is None else files.read_labels(fixed_labels, fixed_image, "fixed"),
+            "moving": None if moving_labels is None else files.read_labels(moving_labels, moving_image, "moving"),
+        }
+        landmarks = _landmarks(fixed_points, moving_points)
+    with _timed(seconds, "loading model"):
+        bundle = None if str(model) == models.GENERIC else models.find(model)
+        if bundle is not None:
+            models.load(bundle)
+        chosen = device.choose(device_name)
+    with _timed(seconds, "estimating"):
+        volumes = [Volume(*files.to_tensor(image)) for image in (fixed_image, moving_image)]
+        notes: list[str] = []
+        estimate = _estimate(bundle, volumes, refine, similarity, align, chosen, progress, notes)
+    with _timed(seconds, "resampling"):
+        tell(progress, "resampling", 0.0)
+        deformation = estimate.deformation.on(field_lattice(volumes[0].grid)).inverted()
+        result = _assemble(fixed_image, moving_image, labels, deformation, estimate, bundle)
+    with _timed(seconds, "checking"):
+        tell(progress, "checking", 0.0)
+        figures = _figures(result, volumes, landmarks, estimate)
+    seconds["total"] = time.perf_counter() - began
+    warnings = estimate.warnings or []
+    result.report = {
+        "notice": NOTICE,
+        "verdict": quality.verdict(figures, warnings, JUDGED_BY[similarity]),
+        "warnings": warnings,
+        "quality": figures,
+        "model": _model_entry(bundle),
+        "settings": {
+            "model": str(model),
+            "refine": refine,
+            "similarity": similarity,
+            "align": estimate.alignment,
+            "fill": fill,
+            "device": device_name,
+            "seed": seed,
+        },
+        "inputs": {
+            "fixed": _input_entry(fixed, fixed_image),
+            "moving": _input_entry(moving, moving_image),
+            **{
+                key: str(value)
+                for key, value in {
+                    "fixed_labels": fixed_labels,
+                    "moving_labels": moving_labels,
+                    "fixed_points": fixed_points,
+                    "moving_points": moving_points,
+                }.items()
+                if isinstance(value, str | Path)
+            },
+        },
+        "device": device.describe(chosen),
+        "notes": notes,
+        "versions": {
+            "jointregseg": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "SimpleITK": sitk.Version.VersionString(),
+        },
+        "seconds": seconds,
+    }
+    tell(progress, "checking", 1.0)
+    return result
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    began = time.perf_counter()
+    yield
+    seconds[stage] = time.perf_counter() - began
+
+
+def _landmarks(
+    fixed_points: PointSource | None, moving_points: PointSource | None
+) -> tuple[np.ndarray, np.ndarray] | None:
+    if fixed_points is None and moving_points is None:
+        return None
+    if fixed_points is None or moving_points is None:
+        raise InputError("landmarks are needed for both images or for none: give --fixed-points and --moving-points")
+    pair = [
+        points.read_points(p) if isinstance(p, str | Path) else np.asarray(p, float).reshape(-1, 3)
+        for p in (fixed_points, moving_points)
+    ]
+    if len(pair[0]) != len(pair[1]):
+        raise InputError(
+            f"{len(pair[0])} fixed and {len(pair[1])} moving landmarks do not correspond; give as many each"
+        )
+    return pair[0], pair[1]
+
+
+def _estimate(
+    bundle: models.Bundle | None,
+    volumes: list[Volume],
+    refine: int,
+    similarity: Similarity,
+    align: str | None,
+    chosen: torch.device,
+    progress: Progress,
+    notes: list[str],
+) -> Estimate:
+    def attempt(where: torch.device) -> Estimate:
+        if bundle is None:
+            return by_optimization(*volumes, refine, similarity, align, where, progress)
+        return by_model(bundle, *volumes, refine, similarity, align, where, progress)
+
+    try:
+        return attempt(chosen)
+    except torch.OutOfMemoryError:
+        if chosen.type == "cpu":
+            raise
+        torch.cuda.empty_cache()
+        notes.append("the GPU's memory did not suffice; computed on the CPU instead")
+        return attempt(torch.device("cpu"))
+
+
+def field_lattice(grid: Grid) -> Grid:
+    """Where displacements of a fixed grid are stored: on it, or on every n-th voxel (see `FIELD_VOXELS`)."""
+    if grid.voxels <= FIELD_VOXELS:
+        return grid
+    # Thin axes are spared: the finest axis is thinned first until few enough remain.
+    factors = np.ones(3, int)
+    while math.prod(grid.strided(factors).size) > FIELD_VOXELS:
+        factors[np.argmin(grid.spacing * factors)] += 1
+    return grid.strided(factors)
+
+
+def _assemble(
+    fixed: sitk.Image,
+    moving: sitk.Image,
+    labels: dict[str, sitk.Image | None],
+    deformation: Deformation,
+    estimate: Estimate,
+    bundle: models.Bundle | None,
+) -> Registration:
+    transform = deformation.to_itk()
+    minimum = float(sitk.GetArrayViewFromImage(moving).min())
+    out = Registration(
+        fixed=fixed,
+        moving=moving,
+        warped=sitk.Resample(moving, fixed, transform, sitk.sitkLinear, minimum),
+        deformation=deformation,
+        transform=transform,
+        inverse_transform=deformation.to_itk(inverse=True),
+        displacement=vector_image(deformation.vectors(), deformation.grid),
+        jacobian=scalar_image(deformation.jacobian(), deformation.grid),
+        fixed_labels=labels["fixed"],
+        moving_labels=labels["moving"],
+    )
+    if labels["moving"] is not None:
+        out.warped_labels = carry_labels(labels["moving"], fixed, transform)
+    if bundle is not None and estimate.fixed_probabilities is not None:
+        out.label_names = {label["value"]: label["name"] for label in bundle.manifest["labels"]}
+        out.label_colors = {label["value"]: label["color"] for label in bundle.manifest["labels"]}
+        for name, image in (("fixed", fixed), ("moving", moving)):
+            found = segmentation_on(
+                getattr(estimate, f"{name}_probabilities"),
+                getattr(estimate, f"{name}_grid"),
+                image,
+                bundle.label_values,
+            )
+            setattr(out, f"{name}_segmentation", found)
+        out.warped_segmentation = carry_labels(out.moving_segmentation, fixed, transform)
+    return out
+
+
+def carry_labels(labels: sitk.Image, reference: sitk.Image, transform: sitk.Transform) -> sitk.Image:
+    """A label map resampled onto ``reference`` through ``transform``; labels stay labels."""
+    return sitk.Resample(labels, reference, transform, sitk.sitkNearestNeighbor, 0.0)
+
+
+def segmentation_on(probabilities: torch.Tensor, lattice: Grid, image: sitk.Image, values: list[int]) -> sitk.Image:
+    """The most probable label of (1, K, D, H, W) memberships on an image's grid; background where they do not reach."""
+    grid = files.grid_of(image)
+    best = torch.zeros(grid.shape, dtype=torch.uint8)
+    highest = resample(probabilities[:, :1], lattice, grid, fill=1.0)[0, 0]
+    for k in range(1, probabilities.shape[1]):  # one class at a time: memory for two, however many there are
+        other = resample(probabilities[:, k : k + 1], lattice, grid, fill=0.0)[0, 0]
+        better = other > highest
+        highest = torch.where(better, other, highest)
+        best[better] = k
+    table = np.array([0, *values], np.uint8 if max(values) < 256 else np.uint16)
+    return scalar_image(table[best.numpy()], grid)
+
+
+def _figures(
+    result: Registration,
+    volumes: list[Volume],
+    landmarks: tuple[np.ndarray, np.ndarray] | None,
+    estimate: Estimate,
+) -> dict[str, Any]:
+    fixed, moving = volumes
+    deformation = result.deformation
+    seen = resample(fixed.values, fixed.grid, deformation.grid)
+    out: dict[str, Any] = {
+        "similarity": quality.similarity(seen, moving.values, moving.grid, deformation),
+        "regularity": quality.regularity(deformation),
+        "two_way_disagreement_mm": estimate.disagreement,
+    }
+    if result.fixed_segmentation is not None:
+        out["segmentation_agreement"] = quality.overlap(
+            result.warped_segmentation, result.fixed_segmentation, result.label_names
+        )
+    if result.warped_labels is not None and result.fixed_labels is not None:
+        still = carry_labels(result.moving_labels, result.fixed, sitk.Transform(3, sitk.sitkIdentity))
+        out["labels"] = {
+            "before": quality.overlap(still, result.fixed_labels, result.label_names),
+            "after": quality.overlap(result.warped_labels, result.fixed_labels, result.label_names),
+        }
+    if landmarks is not None:
+        out["landmarks"] = quality.landmarks(*landmarks, deformation)
+    return out
+
+
+def _model_entry(bundle: models.Bundle | None) -> dict[str, Any]:
+    if bundle is None:
+        return {
+            "name": models.GENERIC,
+            "title": "affine and diffeomorphic instance optimization",
+            "license": "Apache-2.0",
+            "sha256": None,
+        }
+    return {key: bundle.manifest[key] for key in ("name", "title", "license", "sha256", "training")}
+
+
+def _input_entry(source: ImageSource, image: sitk.Image) -> dict[str, Any]:
+    return {
+        "file": str(source) if isinstance(source, str | Path) else None,
+        "size": list(image.GetSize()),
+        "spacing_mm": [round(s, 6) for s in image.GetSpacing()],
+        "type": image.GetPixelIDTypeAsString(),
+    }

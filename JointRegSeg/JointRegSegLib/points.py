@@ -1,0 +1,105 @@
+"""Landmarks on disk: CSV, Slicer's markups, VTK. Points are (n, 3) in LPS mm."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+
+from .errors import InputError, OutputError
+
+_FLIP = np.array([-1.0, -1.0, 1.0])
+
+
+def read_points(path: str | Path) -> np.ndarray:
+    """Read landmarks.
+
+    Parameters
+    ----------
+    path : str or Path
+        ``.csv`` with columns x, y, z in LPS mm (or three bare columns), Slicer's ``.mrk.json`` or ``.fcsv`` (LPS or
+        RAS as the file says), or VTK's legacy text format ``.vtk`` (taken as LPS).
+
+    Raises
+    ------
+    InputError
+        If the file is missing, holds no points, or values that are not numbers.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; check the path")
+    reader = {".json": _markups, ".fcsv": _fiducials, ".vtk": _vtk}.get(path.suffix.lower(), _csv)
+    try:
+        points = np.asarray(reader(path.read_text(encoding="utf-8-sig")), float).reshape(-1, 3)
+    except (ValueError, KeyError, IndexError, TypeError, UnicodeDecodeError):
+        raise InputError(
+            f"{path}: cannot be read as landmarks; give a CSV with columns x, y, z in LPS mm, or Slicer markups"
+        ) from None
+    if not len(points) or not np.isfinite(points).all():
+        raise InputError(f"{path}: holds no landmarks or values that are not finite numbers")
+    return points
+
+
+def write_points(points: np.ndarray, path: str | Path) -> None:
+    """Write landmarks (n, 3) in LPS mm as ``.csv`` or Slicer's ``.mrk.json``.
+
+    Raises
+    ------
+    OutputError
+        If the ending is another one or the place cannot be written to.
+    """
+    path = Path(path)
+    if path.name.endswith(".json"):
+        control = [{"id": str(i + 1), "label": f"{i + 1}", "position": p} for i, p in enumerate(points.tolist())]
+        markup = {"type": "Fiducial", "coordinateSystem": "LPS", "controlPoints": control}
+        schema = (
+            "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
+            "markups-schema-v1.0.3.json#"
+        )
+        text = json.dumps({"@schema": schema, "markups": [markup]}, indent=1)
+    elif path.suffix == ".csv":
+        text = "x,y,z\n" + "".join(f"{x:.6f},{y:.6f},{z:.6f}\n" for x, y, z in points)
+    else:
+        raise OutputError(f"{path}: landmarks are written as .csv or .mrk.json")
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); check space and permissions") from None
+
+
+def _csv(text: str) -> list[list[float]]:
+    rows = [row for row in csv.reader(text.splitlines()) if row and not row[0].lstrip().startswith("#")]
+    names = [cell.strip().lower() for cell in rows[0]]
+    if {"x", "y", "z"} <= set(names):
+        columns = [names.index(axis) for axis in "xyz"]
+        rows = rows[1:]
+    else:
+        columns = [0, 1, 2]
+    return [[float(row[c]) for c in columns] for row in rows]
+
+
+def _markups(text: str) -> np.ndarray:
+    markup = json.loads(text)["markups"][0]
+    points = np.array([p["position"] for p in markup["controlPoints"]], float)
+    return points * _FLIP if markup.get("coordinateSystem", "LPS") in ("RAS", "0", 0) else points
+
+
+def _fiducials(text: str) -> np.ndarray:
+    system = "RAS"
+    rows = []
+    for line in text.splitlines():
+        if line.startswith("#"):
+            if "CoordinateSystem" in line:
+                system = line.split("=")[1].strip()
+        elif line.strip():
+            rows.append([float(x) for x in line.split(",")[1:4]])
+    return np.array(rows) * (_FLIP if system in ("RAS", "0") else 1)
+
+
+def _vtk(text: str) -> np.ndarray:
+    words = text.split()
+    start = words.index("POINTS")
+    count = int(words[start + 1])
+    return np.array(words[start + 3 : start + 3 + 3 * count], float)

@@ -1,0 +1,156 @@
+"""Is this registration to be trusted? Figures, and a verdict with its reasons."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from . import losses, metrics
+from .deformation import Deformation
+from .geometry import Grid, affine_coordinates, voxel_map
+from .preprocess import INTENSITIES
+from .similarity import unit_range
+
+# Bounds of the verdict. Shares are of voxels, distances in voxels, agreement and similarity as fractions.
+FOLDED_RED, FOLDED_AMBER = 5e-3, 1e-5
+INVERSE_AMBER = 0.5
+AGREEMENT_RED, AGREEMENT_AMBER = 0.5, 0.75
+WORSE = 0.02
+
+
+def similarity(
+    fixed: torch.Tensor, moving: torch.Tensor, moving_grid: Grid, deformation: Deformation
+) -> dict[str, dict[str, float | None]]:
+    """Image similarity before (as the images lie in space) and after, where the two overlap; None without overlap.
+
+    ``fixed`` (1, 1, D, H, W) is on the deformation's grid, ``moving`` on its own.
+    """
+    grid = deformation.grid
+    out: dict[str, dict[str, float | None]] = {"correlation": {}, "local_correlation": {}, "mutual_information": {}}
+    zscore = INTENSITIES["zscore"]
+    fixed, moving = zscore(fixed, fixed), zscore(moving, moving)
+    for moment, motion in (("before", Deformation.identity(grid)), ("after", deformation)):
+        matrix = voxel_map(grid, moving_grid, motion.affine)
+        at = affine_coordinates(matrix, grid.shape, fixed)
+        if moment == "after":
+            linear = torch.as_tensor(matrix[:3, :3]).float()
+            at = at + torch.einsum("ca,nadhw->ncdhw", linear, motion.displacement)
+        inside = torch.ones_like(at[:, :1], dtype=torch.bool)
+        for axis, n in enumerate(moving.shape[2:]):
+            inside &= (at[:, axis : axis + 1] >= 0) & (at[:, axis : axis + 1] <= n - 1)
+        if not bool(inside.any()):
+            for entry in out.values():
+                entry[moment] = None
+            continue
+        warped, mask = motion.warp(moving, moving_grid), inside.float()
+        out["correlation"][moment] = 1 - float(losses.correlation(warped, fixed, mask))
+        out["local_correlation"][moment] = 1 - float(losses.local_correlation(warped, fixed, 9, mask))
+        out["mutual_information"][moment] = -float(
+            losses.mutual_information(unit_range(warped), unit_range(fixed), mask=mask)
+        )
+    return out
+
+
+def regularity(deformation: Deformation) -> dict[str, Any]:
+    """Folding, spread of the log Jacobian, displacement and inverse consistency, on the deformation's grid."""
+    jacobian = deformation.jacobian()
+    positive = jacobian[jacobian > 0]
+    trip = deformation.round_trip()
+    trip = trip[~trip.isnan()]
+    length = deformation.vectors().norm(dim=1)
+    mm = float(deformation.grid.spacing.mean())
+    voxels = {"mean": float(trip.mean()), "max": float(trip.max())} if len(trip) else {"mean": None, "max": None}
+    return {
+        "folded_share": float((jacobian <= 0).float().mean()),
+        "jacobian": {"min": float(jacobian.min()), "max": float(jacobian.max())},
+        "log_jacobian_spread": float(positive.log().std()) if len(positive) > 1 else None,
+        "displacement_mm": {"mean": float(length.mean()), "max": float(length.max())},
+        "inverse_consistency_voxels": voxels,
+        "inverse_consistency_mm": {k: None if v is None else v * mm for k, v in voxels.items()},
+    }
+
+
+def overlap(carried: sitk.Image, target: sitk.Image, names: dict[int, str] | None = None) -> dict[str, Any]:
+    """Dice and HD95 (voxels of the fixed grid) of each label, and their means over labels."""
+    a, b = (sitk.GetArrayViewFromImage(x) for x in (carried, target))
+    labels = [int(v) for v in np.union1d(np.unique(a), np.unique(b)) if v]
+    dice, hd95 = metrics.dice(a, b, labels), metrics.hausdorff95(a, b, labels)
+    rows = {
+        (names or {}).get(label, str(label)): {"dice": dice[label], "hd95_voxels": _number(hd95[label])}
+        for label in labels
+    }
+    return {
+        "labels": rows,
+        "mean_dice": _number(np.mean(list(dice.values()))) if labels else None,
+        "mean_hd95_voxels": _number(np.mean(list(hd95.values()))) if labels else None,
+    }
+
+
+def landmarks(fixed_points: np.ndarray, moving_points: np.ndarray, deformation: Deformation) -> dict[str, Any]:
+    """Target registration error in mm at fixed landmarks (n, 3), before and after."""
+    out: dict[str, Any] = {"count": len(fixed_points)}
+    for moment, points in (("before_mm", fixed_points), ("after_mm", deformation.to_moving(fixed_points))):
+        errors = metrics.landmark_errors(points, moving_points)
+        out[moment] = {"mean": float(errors.mean()), "std": float(errors.std()), "max": float(errors.max())}
+    return out
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN."""
+    return None if np.isnan(value) else float(value)
+
+
+def verdict(quality: dict[str, Any], warnings: list[str], judged_by: str) -> dict[str, Any]:
+    """Green, amber or red, with reasons; ``judged_by`` names the similarity that was optimized."""
+    red: list[str] = []
+    amber: list[str] = list(warnings)
+    good: list[str] = []
+
+    folded = quality["regularity"]["folded_share"]
+    if folded > FOLDED_AMBER:
+        text = f"{100 * folded:.3g} % of voxels are folded: there the map is physically impossible"
+        (red if folded > FOLDED_RED else amber).append(text)
+    else:
+        good.append("the deformation does not fold" if folded == 0 else f"only {100 * folded:.2g} % of voxels fold")
+
+    pair = quality["similarity"][judged_by]
+    before, after = pair["before"], pair["after"]
+    title = judged_by.replace("_", " ")
+    if after is None:
+        red.append("after registration the images do not overlap")
+    elif before is not None and after < before - WORSE:
+        red.append(f"the images are less alike than before ({title} {before:.2f} → {after:.2f})")
+    elif before is not None and after <= before:
+        amber.append(f"the images are no more alike than before ({title} {before:.2f} → {after:.2f})")
+    else:
+        was = "no overlap" if before is None else f"{before:.2f}"
+        good.append(f"the images are more alike ({title} {was} → {after:.2f})")
+
+    error = quality["regularity"]["inverse_consistency_voxels"]["mean"]
+    if error is not None and error > INVERSE_AMBER:
+        amber.append(f"there and back misses the start by {error:.2f} voxels on average")
+    elif error is not None:
+        good.append(f"there and back returns within {error:.2f} voxels on average")
+
+    agreement = quality.get("segmentation_agreement")
+    if agreement is not None:
+        value = agreement["mean_dice"] or 0.0
+        text = f"carried-over and predicted segmentation agree with Dice {value:.2f}"
+        (red if value < AGREEMENT_RED else amber if value < AGREEMENT_AMBER else good).append(text)
+
+    given = quality.get("labels")
+    if given and given["before"]["mean_dice"] is not None and given["after"]["mean_dice"] is not None:
+        before, after = given["before"]["mean_dice"], given["after"]["mean_dice"]
+        text = f"the given labels overlap with Dice {before:.2f} → {after:.2f}"
+        (red if after < before - WORSE else good).append(text)
+    points = quality.get("landmarks")
+    if points:
+        before, after = points["before_mm"]["mean"], points["after_mm"]["mean"]
+        text = f"{points['count']} landmarks are {before:.1f} → {after:.1f} mm apart"
+        (red if after > before else good).append(text)
+
+    color = "red" if red else "amber" if amber else "green"
+    return {"color": color, "reasons": [*red, *amber] if color != "green" else good, "checks_passed": good}

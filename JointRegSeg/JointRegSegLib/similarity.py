@@ -1,0 +1,31 @@
+"""Image similarity by name, for optimization and for reports."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+
+from . import losses
+
+Similarity = Literal["lncc", "mse", "mi"]
+SIMILARITIES: tuple[str, ...] = get_args(Similarity)
+
+
+def dissimilarity(
+    name: Similarity, a: torch.Tensor, b: torch.Tensor, window: int = 5, mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Local correlation, mean square or mutual information as a loss, for (N, 1, D, H, W) images of unit deviation."""
+    if name == "lncc":
+        return losses.local_correlation(a, b, window, mask)
+    if name == "mse":
+        return losses.mse(a, b, mask)
+    if name == "mi":
+        return losses.mutual_information(unit_range(a), unit_range(b), mask=mask)
+    raise ValueError(f"unknown similarity '{name}'; known: {', '.join(SIMILARITIES)}")
+
+
+def unit_range(image: torch.Tensor) -> torch.Tensor:
+    """Scaled to 0 … 1 by its own extremes, which are constants to the gradient."""
+    low, high = image.detach().min(), image.detach().max()
+    return (image - low) / (high - low).clamp_min(1e-6)

@@ -1,0 +1,1 @@
+"""Training of JointRegSeg's networks. It imports the library; the library never imports it."""

@@ -1,0 +1,69 @@
+"""Random variation of training images: pose and shape by one resampling, then intensities."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from JointRegSegLib import fields
+from JointRegSegLib.geometry import affine_coordinates, sample
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Ranges; lengths in voxels, angles in degrees.
+
+    ``rotation``, ``translation``, ``zoom`` and ``flip`` (of the W axis, right and left) are the same for both images of
+    a pair, as in Estienne et al. 2020; ``own_rotation``, ``own_translation`` and ``elastic`` differ, so that there are
+    more shapes than subjects.
+    """
+
+    rotation: float = 15
+    translation: float = 4
+    zoom: float = 0.15
+    flip: bool = True
+    own_rotation: float = 5
+    own_translation: float = 2
+    elastic: float = 1.5
+    contrast: float = 0.15
+    bias: float = 0.2
+    noise: float = 0.1
+
+    def __call__(
+        self, images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Vary pairs: images (2 N, C, D, H, W) with memberships (2 N, K, D, H, W), partners N places apart."""
+        count, shape = images.shape[0], images.shape[2:]
+        device = images.device
+
+        def uniform(*size: int) -> torch.Tensor:
+            return 2 * torch.rand(*size, generator=generator).to(device) - 1
+
+        def paired(*size: int) -> torch.Tensor:
+            return uniform(count // 2, *size).repeat(2, *[1] * len(size))
+
+        angles = torch.deg2rad(self.rotation * paired(3) + self.own_rotation * uniform(count, 3))
+        scale = torch.exp(self.zoom * paired(1)).view(-1, 1, 1)
+        skew = torch.zeros(count, 3, 3, device=device)
+        for axis, (a, b) in enumerate(((1, 2), (2, 0), (0, 1))):
+            skew[:, a, b], skew[:, b, a] = -angles[:, axis], angles[:, axis]
+        linear = torch.matrix_exp(skew) * scale
+        if self.flip:
+            linear[:, :, 2] *= torch.where(paired(1) > 0, 1.0, -1.0)
+        center = torch.tensor([(n - 1) / 2 for n in shape], device=device)
+        shift = self.translation * paired(3) + self.own_translation * uniform(count, 3)
+        offset = center + shift - linear @ center
+        coordinates = affine_coordinates(torch.cat([linear, offset[:, :, None]], 2), shape, images)
+        if self.elastic:
+            coarse = [max(n // 10, 2) for n in shape]
+            waves = torch.randn(count, 3, *coarse, generator=generator).to(device)
+            coordinates = coordinates + self.elastic * fields.resize(waves, shape, rescale=False)
+        both = sample(torch.cat([images, labels], 1), coordinates)
+        images, labels = both.split([images.shape[1], labels.shape[1]], 1)
+
+        coarse = [4] * 3
+        log_gain = fields.resize(torch.randn(count, 1, *coarse, generator=generator).to(device), shape, rescale=False)
+        images = images * torch.exp(self.contrast * uniform(count, 1, 1, 1, 1)) + self.bias * log_gain
+        images = images + self.contrast * uniform(count, 1, 1, 1, 1)
+        noise = torch.randn(images.shape, generator=generator).to(device)
+        return images + self.noise * uniform(count, 1, 1, 1, 1).abs() * noise, labels

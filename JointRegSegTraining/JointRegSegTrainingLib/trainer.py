@@ -1,0 +1,231 @@
+"""Training of the symmetric network: losses of both directions, checkpoints that continue exactly."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from JointRegSegLib import fields, losses, metrics
+from JointRegSegLib.errors import InputError
+from JointRegSegLib.networks import NETWORKS, Prediction, RegistrationNetwork
+from JointRegSegLib.preprocess import Preprocessing
+
+from .augment import Augmentation
+from .cohort import Subject
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weight of each term; `similarity`, `overlap` and `gradient` are α, β and γ of Estienne et al. 2020."""
+
+    similarity: float = 1.0
+    overlap: float = 1.0
+    gradient: float = 0.1
+    inverse: float = 0.05
+    folding: float = 10.0
+    segmentation: float = 1.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that decides the outcome of a training, and what is written into its folder as ``plan.json``."""
+
+    network: str = "symmetric"
+    arguments: dict = field(default_factory=dict)
+    preprocessing: Preprocessing = Preprocessing((48, 64, 48), (1, 1, 1))
+    labels: tuple[int, ...] = (1, 2)
+    weights: Weights = Weights()
+    augmentation: Augmentation = Augmentation()
+    steps: int = 4000
+    pairs: int = 2
+    rate: float = 1e-3
+    average: float = 0.998
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        # One lattice voxel of the coarse levels is several of the image; shapes are in array order there.
+        if self.network not in NETWORKS:
+            raise InputError(f"unknown network '{self.network}'; known: {', '.join(NETWORKS)}")
+
+
+def build(plan: Plan) -> RegistrationNetwork:
+    """The plan's network, freshly initialized from its seed."""
+    torch.manual_seed(plan.seed)
+    return NETWORKS[plan.network](**plan.arguments)
+
+
+def memberships(labels: torch.Tensor, values: Sequence[int]) -> torch.Tensor:
+    """(N, 1, D, H, W) whole numbers → (N, 1 + K, D, H, W) one-hot memberships, background first."""
+    found = [(labels == value).float() for value in values]
+    return torch.cat([1 - sum(found), *found], 1)
+
+
+def objective(
+    prediction: Prediction, images: torch.Tensor, labels: torch.Tensor, weights: Weights
+) -> dict[str, torch.Tensor]:
+    """Loss terms, weighted, of a batch: images (2 N, C, D, H, W), moving first, and memberships (2 N, K, D, H, W).
+
+    Each level of the deep supervision is compared at its own resolution and the last one at the image's too; both
+    directions count alike.
+    """
+    n = images.shape[0] // 2
+    fixed_images, fixed_labels = images.roll(n, 0), labels.roll(n, 0)
+    out = {name: images.new_zeros(()) for name in asdict(weights)}
+    share = 1 / len(prediction.levels)
+    for level in prediction.levels:
+        u = level.displacement
+        moving, fixed, moving_labels, target = (
+            F.adaptive_avg_pool3d(x, u.shape[2:]) for x in (images, fixed_images, labels, fixed_labels)
+        )
+        window = 9 if u.shape[2:] == images.shape[2:] else 5
+        out["similarity"] += share * losses.local_correlation(fields.warp(moving, u), fixed, window)
+        out["overlap"] += share * losses.dice(fields.warp(moving_labels, u)[:, 1:], target[:, 1:])
+        out["gradient"] += share * losses.gradient_deviation(level.gradients)
+        out["folding"] += share * losses.folding(u)
+        out["inverse"] += share * losses.inverse_consistency(u[:n], u[n:])
+    both = torch.cat([prediction.forward, prediction.backward])
+    out["overlap"] = out["overlap"] + losses.dice(fields.warp(labels[:, 1:], both), fixed_labels[:, 1:])
+    if prediction.moving_segmentation is not None:
+        scores = torch.cat([prediction.moving_segmentation, prediction.fixed_segmentation])
+        out["segmentation"] = losses.segmentation(scores, labels)
+    return {name: value * getattr(weights, name) for name, value in out.items()}
+
+
+class Trainer:
+    """One training run in one folder.
+
+    ``state.pt`` holds everything (weights, their running average, optimizer, random state, step); a run that was
+    interrupted goes on from it and draws the same pairs and variations as an unbroken one.
+    """
+
+    def __init__(self, plan: Plan, train: Sequence[Subject], folder: Path, device: str = "cpu") -> None:
+        self.plan, self.folder, self.device = plan, folder, torch.device(device)
+        self.network = build(plan).to(self.device)
+        self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=plan.rate, weight_decay=1e-4)
+        self.generator = torch.Generator().manual_seed(plan.seed)
+        self.step = 0
+        self.images = torch.cat([s.image for s in train]).to(self.device)
+        self.labels = torch.cat([s.labels for s in train]).to(self.device)
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(asdict(plan), indent=1)
+        plan_file = folder / "plan.json"
+        if plan_file.exists() and json.loads(plan_file.read_text()) != json.loads(text):
+            raise InputError(f"{plan_file} holds another plan; choose another folder")
+        plan_file.write_text(text)
+        if (folder / "state.pt").exists():
+            self._resume()
+
+    def rate(self) -> float:
+        """Learning rate now: a short warm-up, then half a cosine down to zero."""
+        warm = min(1.0, (self.step + 1) / 100)
+        return self.plan.rate * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, self.step / self.plan.steps)))
+
+    def train_step(self) -> dict[str, float]:
+        """One batch; returns the weighted loss terms."""
+        n = self.plan.pairs
+        chosen = torch.randperm(len(self.images), generator=self.generator)[: 2 * n].to(self.device)
+        labels = memberships(self.labels[chosen], self.plan.labels)
+        images, labels = self.plan.augmentation(self.images[chosen], labels, self.generator)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            prediction = self.network(images[:n], images[n:])
+        terms = objective(prediction, images, labels, self.plan.weights)
+        self.optimizer.zero_grad(set_to_none=True)
+        sum(terms.values()).backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.optimizer.step()
+        self.step += 1
+        decay = min(self.plan.average, self.step / (self.step + 10))
+        for name, value in self.network.state_dict().items():
+            self.average[name].lerp_(value, 1 - decay)
+        return {name: float(value.detach()) for name, value in terms.items()}
+
+    def run(
+        self,
+        minutes: float = math.inf,
+        every: int = 200,
+        report: Callable[[int, dict[str, float]], None] | None = None,
+    ) -> None:
+        """Train to the plan's end or for ``minutes``; saves and calls ``report`` with mean terms every so many steps."""
+        end, sums, counted = time.monotonic() + 60 * minutes, {}, 0
+        while self.step < self.plan.steps and time.monotonic() < end:
+            for name, value in self.train_step().items():
+                sums[name] = sums.get(name, 0.0) + value
+            counted += 1
+            if self.step % every == 0 or self.step == self.plan.steps:
+                self.save()
+                if report:
+                    report(self.step, {k: v / counted for k, v in sums.items()})
+                sums, counted = {}, 0
+        self.save()
+
+    def averaged_network(self) -> RegistrationNetwork:
+        """A copy of the network with the running average of its weights: the one to validate and to ship."""
+        network = build(self.plan).to(self.device)
+        network.load_state_dict(self.average)
+        return network.eval()
+
+    def save(self) -> None:
+        """Write ``state.pt`` in one move, so that an interruption leaves the last complete one."""
+        state = {
+            "network": self.network.state_dict(),
+            "average": self.average,
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "step": self.step,
+        }
+        torch.save(state, self.folder / "state.tmp")
+        os.replace(self.folder / "state.tmp", self.folder / "state.pt")
+
+    def _resume(self) -> None:
+        state = torch.load(self.folder / "state.pt", map_location=self.device, weights_only=True)
+        self.network.load_state_dict(state["network"])
+        self.average = state["average"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"].cpu())
+        self.step = state["step"]
+
+
+@torch.inference_mode()
+def validate(
+    network: RegistrationNetwork, subjects: Sequence[Subject], pairs: Sequence[tuple[str, str]], labels: Sequence[int]
+) -> dict[str, float]:
+    """Figures of the network alone on pairs (moving, fixed), on the working lattice: see `metrics`."""
+    device = next(network.parameters()).device
+    named = {s.name: s for s in subjects}
+    rows = []
+    for moving_name, fixed_name in pairs:
+        moving, fixed = named[moving_name], named[fixed_name]
+        out = network(moving.image.to(device), fixed.image.to(device))
+        carried = fields.warp(moving.labels.to(device), out.forward, "nearest")
+        truth = fixed.labels[0, 0].numpy()
+        row = {
+            "before": _mean(metrics.dice(moving.labels[0, 0].numpy(), truth, labels)),
+            "dice": _mean(metrics.dice(carried[0, 0].cpu().numpy(), truth, labels)),
+            "hd95": _mean(metrics.hausdorff95(carried[0, 0].cpu().numpy(), truth, labels)),
+            "folded": metrics.folded_share(out.forward[0].cpu().numpy()),
+            "spread": metrics.log_jacobian_spread(out.forward[0].cpu().numpy()),
+            "inverse": float(fields.round_trip(out.forward, out.backward).nanmean()),
+        }
+        if out.fixed_segmentation is not None:
+            found = out.fixed_segmentation.argmax(1)[0].cpu().numpy()
+            values = np.array([0, *labels])
+            row["segmentation"] = _mean(metrics.dice(values[found], truth, labels))
+        rows.append(row)
+    result = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+    result["dice30"] = metrics.hardest_mean([r["dice"] for r in rows], [r["before"] for r in rows])
+    return result
+
+
+def _mean(values: dict[int, float]) -> float:
+    return float(np.nanmean(list(values.values())))
