@@ -35,9 +35,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help=f"optimize N more steps on the pair itself ({REFINE_STEPS} if no number is given)",
     )
     parser.add_argument("--similarity", choices=("lncc", "mse", "mi"), default="lncc", help="mi for two modalities")
-    parser.add_argument(
-        "--align", choices=("world", "center"), help="begin as the images lie in space, or middle on middle"
-    )
+    parser.add_argument("--align", choices=("world", "center"), help="begin as they lie in space, or middle on middle")
     parser.add_argument("--fill", type=float, metavar="VALUE", help="value for NaN and infinite voxels")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--seed", type=int, default=0)
@@ -65,17 +63,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     one = commands.add_parser("register", help="register and segment one pair")
-    one.add_argument(
-        "--fixed", required=True, metavar="F", help="volume that stays (NIfTI, NRRD, …, or a DICOM folder)"
-    )
+    one.add_argument("--fixed", required=True, metavar="F", help="volume that stays (NIfTI, NRRD, … or DICOM folder)")
     one.add_argument("--moving", required=True, metavar="M", help="volume that is brought onto it")
     one.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the result")
     for side in ("moving", "fixed"):
-        one.add_argument(
-            f"--{side}-labels", metavar="L", help=f"label map of the {side} volume, to carry over and score"
-        )
+        one.add_argument(f"--{side}-labels", metavar="L", help=f"label map of the {side} volume, to score")
     for side in ("moving", "fixed"):
-        one.add_argument(f"--{side}-points", metavar="P", help=f"landmarks of the {side} volume (CSV x,y,z in LPS mm)")
+        one.add_argument(f"--{side}-points", metavar="P", help=f"landmarks of the {side} volume (CSV, LPS mm)")
     add_options(one)
     one.set_defaults(run=_register)
 
@@ -190,7 +184,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; 0 when all went well, 1 when some cases of a batch failed, 2 for bad input, 130 when interrupted."""
+    """Run a command: 0 when all went well, 1 when cases of a batch failed, 2 for bad input, 130 when interrupted."""
     # A terminated run cleans up after itself like an interrupted one.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

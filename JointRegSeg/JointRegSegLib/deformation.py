@@ -82,7 +82,7 @@ class Deformation:
         return fields.jacobian_determinant(self.displacement) * float(np.linalg.det(self.affine[:3, :3]))
 
     def round_trip(self) -> torch.Tensor:
-        """Distance in voxels, (1, 1, D, H, W), by which there and back misses the start; NaN where it leaves the grid."""
+        """Voxels, (1, 1, D, H, W), by which there and back misses the start; NaN where it leaves the grid."""
         return fields.round_trip(self.displacement, self.inverse)
 
     def warp(

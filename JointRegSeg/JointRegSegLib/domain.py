@@ -18,7 +18,7 @@ PERCENTILES = (10, 50, 90)
 
 
 def describe(image: torch.Tensor, grid: Grid, preprocessing: Preprocessing) -> dict[str, Any]:
-    """Spacing and extent in mm (i, j, k; of the part above the image's minimum) and percentiles of normalized intensity."""
+    """Spacing and extent in mm (of the part above the minimum; i, j, k) and percentiles of normalized intensity."""
     seen = image[0, 0] > image.min()
     size = [int(seen.amax(axes).sum()) for axes in ((0, 1), (0, 2), (1, 2))]
     normalized = INTENSITIES[preprocessing.intensity](image, image)[0, 0][seen]
@@ -50,8 +50,8 @@ def warnings(name: str, seen: dict[str, Any], domain: dict[str, Any], label_name
     for value, (low, high), percentile in zip(seen["intensity"], domain["intensity"], PERCENTILES, strict=True):
         if not low - INTENSITY_TOLERANCE <= value <= high + INTENSITY_TOLERANCE:
             out.append(
-                f"{name}: intensities are distributed unlike the training images' (normalized {percentile}th percentile "
-                f"{value:.2f}, there {low:.2f} to {high:.2f}); is it the right contrast and anatomy?"
+                f"{name}: intensities are distributed unlike the training images' (normalized {percentile}th "
+                f"percentile {value:.2f}, there {low:.2f} to {high:.2f}); is it the right contrast and anatomy?"
             )
             break
     if "confidence" in seen:

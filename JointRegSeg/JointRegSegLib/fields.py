@@ -101,7 +101,7 @@ def round_trip(forward: torch.Tensor, backward: torch.Tensor) -> torch.Tensor:
 
 
 def jacobian_matrix(displacement: torch.Tensor) -> torch.Tensor:
-    """∂(x + u)/∂x, (N, 3, 3, D, H, W): [c, a] is component c along axis a; central differences, one-sided at borders."""
+    """∂(x + u)/∂x, (N, 3, 3, D, H, W): component c along axis a; central differences, one-sided at borders."""
     rows = []
     for axis in range(3):
         if displacement.shape[2 + axis] > 1:

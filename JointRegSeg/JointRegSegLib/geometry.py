@@ -61,7 +61,7 @@ class Grid:
         size: Sequence[int],
         spacing: Sequence[float] = (1, 1, 1),
         origin: Sequence[float] = (0, 0, 0),
-        direction: np.ndarray | Sequence[float] = np.eye(3),
+        direction: np.ndarray | Sequence[float] = (1, 0, 0, 0, 1, 0, 0, 0, 1),
     ) -> Grid:
         """Build a grid from ITK's terms: ``direction`` is 3 x 3 (or 9 numbers, row by row), its columns the axes."""
         affine = np.eye(4)
@@ -160,7 +160,7 @@ class Grid:
         return self.cropped(start, size)
 
     def strided(self, factors: Sequence[int]) -> Grid:
-        """A coarser grid of blocks of ``factors`` voxels that covers this one; its voxels sit at the blocks' middles."""
+        """A coarser grid of blocks of ``factors`` voxels that covers this one, its voxels at the blocks' middles."""
         factors = np.asarray(factors, int)
         if (factors < 1).any():
             raise InputError(f"strides are 1 or more, not {factors.tolist()}")

@@ -23,9 +23,8 @@ def print_models(measure: bool = False) -> None:
         print(f"\n{bundle.name}")
         print(f"  {entry['title']}: {entry['description']}")
         print(f"  input: {entry['modality']} of the {entry['anatomy']}, {size} voxels of {spacing} mm after resampling")
-        print(
-            f"  labels: {', '.join(label['name'] for label in entry['labels']) or 'none'}    license: {entry['license']}"
-        )
+        print(f"  labels: {', '.join(label['name'] for label in entry['labels']) or 'none'}")
+        print(f"  license: {entry['license']}")
         print("  validation: " + ", ".join(f"{key} {value:g}" for key, value in figures.items()))
         print(f"    on {entry['validation'].get('machine', 'an unnamed machine')}; {entry['validation']['command']}")
         if measure:

@@ -69,7 +69,7 @@ def _determinant(displacement: np.ndarray) -> np.ndarray:
 def hardest_mean(values: Sequence[float], before: Sequence[float], share: float = 0.3) -> float:
     """Mean over the ``share`` of cases that were worst ``before`` registration (Dice30 for Dice values)."""
     order = np.argsort(np.asarray(before))
-    count = max(1, int(round(share * len(order))))
+    count = max(1, round(share * len(order)))
     return float(np.mean(np.asarray(values)[order[:count]]))
 
 

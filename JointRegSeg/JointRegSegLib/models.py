@@ -164,7 +164,7 @@ def load(bundle: Bundle) -> RegistrationNetwork:
 def sha256(path: Path) -> str:
     """Checksum of a file, in hexadecimal digits."""
     digest = hashlib.sha256()
-    with open(path, "rb") as stream:
+    with path.open("rb") as stream:
         for block in iter(lambda: stream.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()

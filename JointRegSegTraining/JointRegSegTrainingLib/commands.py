@@ -4,37 +4,38 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
-from JointRegSegLib.errors import InputError
+import torch
+from JointRegSegLib import device
 
 from . import cohort, trainer
+from .evaluation import validate
+from .export import export_bundle, load_run
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, required=True, help="folder with images/ and labels/NAME.nii.gz")
 
 
 def add_train(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``jointregseg train``."""
-    parser.description = "Train the symmetric network on images/ and labels/ of a folder; continues where it stopped."
-    parser.add_argument(
-        "--data", type=Path, required=True, help="folder with images/NAME.nii.gz and labels/NAME.nii.gz"
-    )
+    parser.description = "Train the symmetric network; run again to go on where it stopped."
+    _add_data(parser)
     parser.add_argument("--output", type=Path, required=True, help="folder of the run (checkpoint, log)")
     parser.add_argument("--steps", type=int, help="number of batches (default: the plan's)")
     parser.add_argument("--pairs", type=int, help="pairs in a batch (default: the plan's)")
-    parser.add_argument(
-        "--max-minutes", type=float, default=float("inf"), help="stop after this long; run again to go on"
-    )
+    parser.add_argument("--max-minutes", type=float, default=float("inf"), help="stop then; run again to go on")
     parser.add_argument("--validation", type=int, default=20, help="subjects to validate on")
     parser.add_argument("--test", type=int, default=30, help="subjects to leave out altogether")
     parser.add_argument("--every", type=int, default=200, help="steps between validations")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.set_defaults(run=train)
+    parser.add_argument("--device", choices=device.CHOICES, default="auto")
+    parser.set_defaults(run=_train)
 
 
-def train(arguments: argparse.Namespace) -> int:
-    """Run ``jointregseg train``."""
+def _train(arguments: argparse.Namespace) -> int:
     plan = trainer.Plan()
     changes = {k: getattr(arguments, k) for k in ("steps", "pairs") if getattr(arguments, k) is not None}
     plan = replace(plan, **changes)
@@ -42,14 +43,14 @@ def train(arguments: argparse.Namespace) -> int:
     subjects = cohort.load(arguments.data, divided["train"], plan.preprocessing)
     held_out = cohort.load(arguments.data, divided["validation"], plan.preprocessing)
     pairs = cohort.random_pairs(divided["validation"], len(held_out))
-    run = trainer.Trainer(plan, subjects, arguments.output, arguments.device)
+    run = trainer.Trainer(plan, subjects, arguments.output, str(device.choose(arguments.device)))
     (arguments.output / "split.json").write_text(json.dumps(divided, indent=1))
     started = time.monotonic()
 
     def report(step: int, terms: dict[str, float]) -> None:
-        figures = trainer.validate(run.averaged_network(), held_out, pairs, plan.labels)
+        figures = validate(run.averaged_network(), held_out, pairs, plan.labels)
         row = {"step": step, "minutes": (time.monotonic() - started) / 60, "loss": terms, "validation": figures}
-        with open(arguments.output / "log.jsonl", "a") as log:
+        with (arguments.output / "log.jsonl").open("a") as log:
             log.write(json.dumps(row) + "\n")
         print(
             f"step {step}/{plan.steps}, {row['minutes']:.1f} min, loss {sum(terms.values()):.3f}; validation: "
@@ -61,18 +62,40 @@ def train(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def main() -> int:
-    """``python -m JointRegSegTrainingLib.commands train …``."""
-    parser = argparse.ArgumentParser(prog="jointregseg")
-    commands = parser.add_subparsers(required=True)
-    add_train(commands.add_parser("train"))
-    arguments = parser.parse_args()
-    try:
-        return arguments.run(arguments)
-    except InputError as error:
-        print(f"jointregseg: {error}", file=sys.stderr)
-        return 2
+def add_evaluate(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``jointregseg evaluate``."""
+    parser.description = "Figures of a training run's network alone, on random pairs of held-out subjects."
+    _add_data(parser)
+    parser.add_argument("--run", dest="folder", type=Path, required=True, help="folder of the training run")
+    parser.add_argument("--part", choices=("validation", "test"), default="test")
+    parser.add_argument("--pairs", type=int, default=60)
+    parser.set_defaults(run=_evaluate)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _evaluate(arguments: argparse.Namespace) -> int:
+    plan, divided, network = load_run(arguments.folder)
+    names = divided[arguments.part]
+    subjects = cohort.load(arguments.data, names, plan.preprocessing)
+    with torch.inference_mode():
+        figures = validate(network, subjects, cohort.random_pairs(names, arguments.pairs), plan.labels)
+    for key, value in figures.items():
+        print(f"{key:<14}{value:.4f}")
+    return 0
+
+
+def add_export(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``jointregseg export``."""
+    parser.description = "Turn a training run into a model bundle, with its figures on the held-out test subjects."
+    _add_data(parser)
+    parser.add_argument("--run", dest="folder", type=Path, required=True, help="folder of the training run")
+    parser.add_argument("--card", type=Path, required=True, help="JSON with name, title, anatomy, labels, license, …")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the bundle")
+    parser.add_argument("--pairs", type=int, default=60, help="random test pairs to measure on")
+    parser.set_defaults(run=_export)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    bundle = export_bundle(arguments.folder, arguments.data, arguments.card, arguments.output, arguments.pairs)
+    print(json.dumps(bundle.manifest["validation"], indent=1))
+    print(bundle.folder)
+    return 0

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from JointRegSegLib import fields, losses, metrics
+from JointRegSegLib import fields, losses
 from JointRegSegLib.errors import InputError
 from JointRegSegLib.networks import NETWORKS, Prediction, RegistrationNetwork
 from JointRegSegLib.preprocess import Preprocessing
@@ -40,10 +38,10 @@ class Plan:
 
     network: str = "symmetric"
     arguments: dict = field(default_factory=dict)
-    preprocessing: Preprocessing = Preprocessing((48, 64, 48), (1, 1, 1))
+    preprocessing: Preprocessing = field(default_factory=lambda: Preprocessing((48, 64, 48), (1, 1, 1)))
     labels: tuple[int, ...] = (1, 2)
-    weights: Weights = Weights()
-    augmentation: Augmentation = Augmentation()
+    weights: Weights = field(default_factory=Weights)
+    augmentation: Augmentation = field(default_factory=Augmentation)
     steps: int = 4000
     pairs: int = 2
     rate: float = 1e-3
@@ -51,7 +49,6 @@ class Plan:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        # One lattice voxel of the coarse levels is several of the image; shapes are in array order there.
         if self.network not in NETWORKS:
             raise InputError(f"unknown network '{self.network}'; known: {', '.join(NETWORKS)}")
 
@@ -156,7 +153,7 @@ class Trainer:
         every: int = 200,
         report: Callable[[int, dict[str, float]], None] | None = None,
     ) -> None:
-        """Train to the plan's end or for ``minutes``; saves and calls ``report`` with mean terms every so many steps."""
+        """Train to the plan's end or for ``minutes``; saves and reports mean loss terms every so many steps."""
         end, sums, counted = time.monotonic() + 60 * minutes, {}, 0
         while self.step < self.plan.steps and time.monotonic() < end:
             for name, value in self.train_step().items():
@@ -185,7 +182,7 @@ class Trainer:
             "step": self.step,
         }
         torch.save(state, self.folder / "state.tmp")
-        os.replace(self.folder / "state.tmp", self.folder / "state.pt")
+        (self.folder / "state.tmp").replace(self.folder / "state.pt")
 
     def _resume(self) -> None:
         state = torch.load(self.folder / "state.pt", map_location=self.device, weights_only=True)
@@ -194,38 +191,3 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"].cpu())
         self.step = state["step"]
-
-
-@torch.inference_mode()
-def validate(
-    network: RegistrationNetwork, subjects: Sequence[Subject], pairs: Sequence[tuple[str, str]], labels: Sequence[int]
-) -> dict[str, float]:
-    """Figures of the network alone on pairs (moving, fixed), on the working lattice: see `metrics`."""
-    device = next(network.parameters()).device
-    named = {s.name: s for s in subjects}
-    rows = []
-    for moving_name, fixed_name in pairs:
-        moving, fixed = named[moving_name], named[fixed_name]
-        out = network(moving.image.to(device), fixed.image.to(device))
-        carried = fields.warp(moving.labels.to(device), out.forward, "nearest")
-        truth = fixed.labels[0, 0].numpy()
-        row = {
-            "before": _mean(metrics.dice(moving.labels[0, 0].numpy(), truth, labels)),
-            "dice": _mean(metrics.dice(carried[0, 0].cpu().numpy(), truth, labels)),
-            "hd95": _mean(metrics.hausdorff95(carried[0, 0].cpu().numpy(), truth, labels)),
-            "folded": metrics.folded_share(out.forward[0].cpu().numpy()),
-            "spread": metrics.log_jacobian_spread(out.forward[0].cpu().numpy()),
-            "inverse": float(fields.round_trip(out.forward, out.backward).nanmean()),
-        }
-        if out.fixed_segmentation is not None:
-            found = out.fixed_segmentation.argmax(1)[0].cpu().numpy()
-            values = np.array([0, *labels])
-            row["segmentation"] = _mean(metrics.dice(values[found], truth, labels))
-        rows.append(row)
-    result = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
-    result["dice30"] = metrics.hardest_mean([r["dice"] for r in rows], [r["before"] for r in rows])
-    return result
-
-
-def _mean(values: dict[int, float]) -> float:
-    return float(np.nanmean(list(values.values())))

@@ -19,12 +19,9 @@ def convolutions(inputs: int, outputs: int, count: int, norm: bool = True) -> nn
     return nn.Sequential(*layers)
 
 
-def near_zero(convolution: nn.Conv3d, deviation: float = 0.0) -> nn.Conv3d:
-    """Set a head's weights to zero (or to a spread of ``deviation``) and its bias to zero, so that it starts neutral."""
-    if deviation:
-        nn.init.normal_(convolution.weight, std=deviation)
-    else:
-        nn.init.zeros_(convolution.weight)
+def zeroed(convolution: nn.Conv3d) -> nn.Conv3d:
+    """Set a head's weights and bias to zero, so that it starts neutral."""
+    nn.init.zeros_(convolution.weight)
     nn.init.zeros_(convolution.bias)
     return convolution
 

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from .. import fields
-from .blocks import Decoder, Encoder, convolutions, near_zero
+from .blocks import Decoder, Encoder, convolutions, zeroed
 from .interface import Level, Prediction, RegistrationNetwork
 
 
@@ -76,10 +76,10 @@ class SymmetricNetwork(RegistrationNetwork):
             if not coarsest:
                 self.up[str(level)] = nn.ConvTranspose3d(channels[level + 1], width, 2, stride=2)
             self.blocks[str(level)] = convolutions(encoded + (0 if coarsest else width), width, counts[level])
-            self.heads[str(level)] = near_zero(nn.Conv3d(width, 3, 3, padding=1))
+            self.heads[str(level)] = zeroed(nn.Conv3d(width, 3, 3, padding=1))
 
     @classmethod
-    def paper(cls, channels: Sequence[int] = (32, 64, 128, 256, 512), **options) -> SymmetricNetwork:
+    def paper(cls, channels: Sequence[int] = (32, 64, 128, 256, 512), **options: int) -> SymmetricNetwork:
         """The published network: no warping between levels, encoder shared only, field at full resolution."""
         counts = [1, 2, 3] + [2] * (len(channels) - 3)
         return cls(channels, options.pop("counts", counts), warping=False, joint=False, finest=0, **options)
