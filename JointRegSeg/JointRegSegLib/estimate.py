@@ -21,8 +21,9 @@ from .similarity import Similarity
 
 #: Longest side, in voxels, of the images that `generic` compares. The field is smoother than that anyhow.
 GENERIC_SIDE = 112
-GENERIC_LEVELS = (Level(4, 40), Level(2, 40), Level(1, 15))
-GENERIC_OBJECTIVE = Objective()
+#: `generic` spends 20 steps at full resolution on a lattice of so many voxels, fewer on a larger one: they cost most,
+#: and matter for small structures only.
+GENERIC_VOXELS = 300_000
 
 
 @dataclass
@@ -35,7 +36,7 @@ class Volume:
 
 @dataclass
 class Estimate:
-    """A deformation on a working lattice, and what the network saw.
+    """A deformation on a working lattice, its inverse a first approximation only, and what the network saw.
 
     ``*_probabilities`` are (1, K, d, h, w) memberships with the background on ``*_grid``; ``disagreement`` is the mean
     distance in mm by which the network's own two directions miss each other.
@@ -109,8 +110,7 @@ def by_model(
             "refining",
         )
     else:
-        with torch.inference_mode():
-            inverse = fields.invert(forward, backward)
+        inverse = backward
     out = Estimate(
         Deformation(lattice, forward.float().cpu().clone(), inverse.float().cpu().clone(), initial),
         preprocessing.alignment,
@@ -170,8 +170,9 @@ def by_optimization(
     small_fixed, small_moving = (zscore(x, x).to(device) for x in (small_fixed, small_moving))
     matrix = register_affine(small_moving, moving_lattice, small_fixed, lattice, start, similarity, progress)
     carried = resample(small_moving, moving_lattice, lattice, matrix)
-    levels = (*GENERIC_LEVELS[:-1], replace(GENERIC_LEVELS[-1], iterations=GENERIC_LEVELS[-1].iterations + refine))
-    objective = replace(GENERIC_OBJECTIVE, similarity=similarity)
+    fine = min(20, 20 * GENERIC_VOXELS // lattice.voxels)
+    levels = (Level(4, 30), Level(2, 40), Level(1, fine + refine))
+    objective = Objective(similarity=similarity)
     forward, inverse = optimize(carried, small_fixed, objective, levels, progress=progress, stage="deformation")
     return Estimate(Deformation(lattice, forward.cpu(), inverse.cpu(), matrix), alignment)
 

@@ -25,11 +25,12 @@ def box_mean(image: torch.Tensor, window: int) -> torch.Tensor:
 
 
 def local_correlation(
-    a: torch.Tensor, b: torch.Tensor, window: int = 9, mask: torch.Tensor | None = None
+    a: torch.Tensor, b: torch.Tensor, window: int = 9, mask: torch.Tensor | None = None, eps: float = 1e-5
 ) -> torch.Tensor:
     """One minus the squared local correlation coefficient over ``window``³ voxels (Avants et al. 2008).
 
-    Returns 0 for images that are locally linear functions of each other. ``window`` is odd.
+    Returns 0 for images that are locally linear functions of each other. ``window`` is odd. ``eps`` is added to the
+    product of the local variances: regions flatter than that count as uncorrelated instead of as noise.
     """
     if window % 2 == 0:
         raise ValueError(f"the window has to be odd, not {window}")
@@ -37,8 +38,7 @@ def local_correlation(
     moments = box_mean(torch.cat([a, b, a * a, b * b, a * b], 1), window).view(n, 5, c, *a.shape[2:])
     ma, mb, maa, mbb, mab = moments.unbind(1)
     cross, va, vb = mab - ma * mb, (maa - ma * ma).clamp_min(0), (mbb - mb * mb).clamp_min(0)
-    # Flat regions carry no information: the constant makes their correlation 0 instead of noise.
-    return _mean(1 - cross * cross / (va * vb + 1e-5), mask)
+    return _mean(1 - cross * cross / (va * vb + eps), mask)
 
 
 def correlation(a: torch.Tensor, b: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:

@@ -138,10 +138,10 @@ def _loaded(folder: Path, stamp: tuple[int, int]) -> RegistrationNetwork:
     weights = folder / "weights.safetensors"
     if sha256(weights) != bundle.manifest["sha256"]:
         raise ModelError(f"{weights}: does not match the checksum in model.json; get the bundle anew")
-    network = NETWORKS[bundle.manifest["network"]](**bundle.manifest["arguments"])
     try:
+        network = NETWORKS[bundle.manifest["network"]](**bundle.manifest["arguments"])
         network.load_state_dict({k: v.float() for k, v in load_file(weights).items()})
-    except Exception as error:  # a wrong file, wrong shapes or names: torch and safetensors raise different types
+    except Exception as error:  # wrong arguments, file, shapes or names: torch and safetensors raise different types
         raise ModelError(f"{weights}: does not fit the network of model.json ({str(error).splitlines()[0]})") from None
     return network.eval().requires_grad_(False)
 

@@ -99,13 +99,16 @@ def register_and_segment(
         raise InputError(f"unknown alignment '{align}'; choose one of {', '.join(ALIGNMENTS)}")
     if refine < 0:
         raise InputError(f"--refine takes 0 or more steps, not {refine}")
+    if fill is not None and not math.isfinite(fill):
+        raise InputError(f"--fill takes a finite number, not {fill}")
     seconds: dict[str, float] = {}
     began = time.perf_counter()
     torch.manual_seed(seed)
 
     with _timed(seconds, "reading"):
         tell(progress, "reading", 0.0)
-        fixed_image, moving_image = files.read_image(fixed, fill=fill), files.read_image(moving, fill=fill)
+        fixed_image = files.read_image(fixed, fill=fill, name="fixed image")
+        moving_image = files.read_image(moving, fill=fill, name="moving image")
         labels = {
             "fixed": None if fixed_labels is None else files.read_labels(fixed_labels, fixed_image, "fixed"),
             "moving": None if moving_labels is None else files.read_labels(moving_labels, moving_image, "moving"),
@@ -119,7 +122,7 @@ def register_and_segment(
     with _timed(seconds, "estimating"):
         volumes = [Volume(*files.to_tensor(image)) for image in (fixed_image, moving_image)]
         notes: list[str] = []
-        estimate = _estimate(bundle, volumes, refine, similarity, align, chosen, progress, notes)
+        estimate, used = _estimate(bundle, volumes, refine, similarity, align, chosen, progress, notes)
     with _timed(seconds, "resampling"):
         tell(progress, "resampling", 0.0)
         deformation = estimate.deformation.on(field_lattice(volumes[0].grid)).inverted()
@@ -158,7 +161,7 @@ def register_and_segment(
                 if isinstance(value, str | Path)
             },
         },
-        "device": device.describe(chosen),
+        "device": device.describe(used),
         "notes": notes,
         "versions": {
             "jointregseg": __version__,
@@ -187,8 +190,8 @@ def _landmarks(
     if fixed_points is None or moving_points is None:
         raise InputError("landmarks are needed for both images or for none: give --fixed-points and --moving-points")
     pair = [
-        points.read_points(p) if isinstance(p, str | Path) else np.asarray(p, float).reshape(-1, 3)
-        for p in (fixed_points, moving_points)
+        points.read_points(p) if isinstance(p, str | Path) else points.checked(p, f"{side} landmarks")
+        for side, p in (("fixed", fixed_points), ("moving", moving_points))
     ]
     if len(pair[0]) != len(pair[1]):
         raise InputError(
@@ -206,20 +209,23 @@ def _estimate(
     chosen: torch.device,
     progress: Progress,
     notes: list[str],
-) -> Estimate:
+) -> tuple[Estimate, torch.device]:
+    """The estimate, and where it was computed in the end."""
+
     def attempt(where: torch.device) -> Estimate:
         if bundle is None:
             return by_optimization(*volumes, refine, similarity, align, where, progress)
         return by_model(bundle, *volumes, refine, similarity, align, where, progress)
 
     try:
-        return attempt(chosen)
+        return attempt(chosen), chosen
     except torch.OutOfMemoryError:
         if chosen.type == "cpu":
             raise
         torch.cuda.empty_cache()
         notes.append("the GPU's memory did not suffice; computed on the CPU instead")
-        return attempt(torch.device("cpu"))
+        cpu = torch.device("cpu")
+        return attempt(cpu), cpu
 
 
 def field_lattice(grid: Grid) -> Grid:

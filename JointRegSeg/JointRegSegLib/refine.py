@@ -43,13 +43,13 @@ class Objective:
     """
 
     similarity: Similarity = "lncc"
-    window: int = 5
+    window: int = 3
     image: float = 1.0
     overlap: float = 1.0
-    smoothness: float = 0.5
+    smoothness: float = 0.1
     folding: float = 10.0
-    spread: int = 2
-    rate: float = 0.1
+    spread: int = 1
+    rate: float = 0.3
 
 
 #: Spacing of the velocity's lattice in voxels of the level's images.
@@ -83,7 +83,8 @@ def optimize(
     Returns
     -------
     forward, inverse : torch.Tensor
-        (1, 3, D, H, W) displacements in voxels.
+        (1, 3, D, H, W) displacements in voxels; inverse to each other up to discretization, see
+        `Deformation.inverted`.
 
     Raises
     ------
@@ -122,9 +123,8 @@ def optimize(
             velocity = (velocity + _smooth(change, objective.spread)).detach()
     tell(progress, stage, 1.0)
     with torch.no_grad():
-        both = fields.scale_and_square(torch.cat([velocity, -velocity]))
-        forward = fields.resize(both[:1], shape)
-        return forward, fields.invert(forward, fields.resize(both[1:], shape), tolerance=0.01)
+        both = fields.resize(fields.scale_and_square(torch.cat([velocity, -velocity])), shape)
+        return both[:1], both[1:]
 
 
 def logarithm(displacement: torch.Tensor, iterations: int = 8) -> torch.Tensor:

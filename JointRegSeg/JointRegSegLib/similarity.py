@@ -10,6 +10,8 @@ from . import losses
 
 Similarity = Literal["lncc", "mse", "mi"]
 SIMILARITIES: tuple[str, ...] = get_args(Similarity)
+#: Product of local variances below which two regions count as flat, for images of unit deviation: noise must not steer.
+FLAT = 1e-2
 
 
 def dissimilarity(
@@ -17,7 +19,7 @@ def dissimilarity(
 ) -> torch.Tensor:
     """Local correlation, mean square or mutual information as a loss, for (N, 1, D, H, W) images of unit deviation."""
     if name == "lncc":
-        return losses.local_correlation(a, b, window, mask)
+        return losses.local_correlation(a, b, window, mask, FLAT)
     if name == "mse":
         return losses.mse(a, b, mask)
     if name == "mi":

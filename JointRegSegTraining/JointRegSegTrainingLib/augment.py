@@ -13,15 +13,16 @@ from JointRegSegLib.geometry import affine_coordinates, sample
 class Augmentation:
     """Ranges; lengths in voxels, angles in degrees.
 
-    ``rotation``, ``translation``, ``zoom`` and ``flip`` (of the W axis, right and left) are the same for both images of
-    a pair, as in Estienne et al. 2020; ``own_rotation``, ``own_translation`` and ``elastic`` differ, so that there are
-    more shapes than subjects.
+    ``rotation``, ``translation``, ``zoom`` and ``flips`` (probability along D, H, W) are the same for both images of a
+    pair, as in Estienne et al. 2020; ``own_rotation``, ``own_translation`` and ``elastic`` differ, so that there are
+    more shapes than subjects. W is right and left, which both occur; a flip of H helps with files that have lost
+    their orientation.
     """
 
     rotation: float = 15
     translation: float = 4
     zoom: float = 0.15
-    flip: bool = True
+    flips: tuple[float, float, float] = (0.0, 0.25, 0.5)
     own_rotation: float = 5
     own_translation: float = 2
     elastic: float = 1.5
@@ -48,8 +49,8 @@ class Augmentation:
         for axis, (a, b) in enumerate(((1, 2), (2, 0), (0, 1))):
             skew[:, a, b], skew[:, b, a] = -angles[:, axis], angles[:, axis]
         linear = torch.matrix_exp(skew) * scale
-        if self.flip:
-            linear[:, :, 2] *= torch.where(paired(1) > 0, 1.0, -1.0)
+        chance = torch.tensor(self.flips, device=device)
+        linear = linear * torch.where((paired(3) + 1) / 2 < chance, -1.0, 1.0)[:, None, :]
         center = torch.tensor([(n - 1) / 2 for n in shape], device=device)
         shift = self.translation * paired(3) + self.own_translation * uniform(count, 3)
         offset = center + shift - linear @ center

@@ -63,7 +63,10 @@ def export_bundle(run: Path, data: Path, card: Path, output: Path, pairs: int = 
         If the run or the card is incomplete.
     """
     plan, divided, network = load_run(run)
-    entries = json.loads(card.read_text(encoding="utf-8"))
+    try:
+        entries = json.loads(card.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{card}: cannot be read ({error}); give a JSON file with {', '.join(CARD)}") from None
     if missing := [key for key in CARD if key not in entries]:
         raise InputError(f"{card}: lacks {', '.join(missing)}")
     # Figures are those of the weights that ship, in half precision.
@@ -85,7 +88,7 @@ def export_bundle(run: Path, data: Path, card: Path, output: Path, pairs: int = 
             "figures": {key: round(value, 4) for key, value in figures.items()},
         },
     }
-    manifest["training"] = {**entries["training"], "subjects": len(divided["train"])}
+    manifest["training"] = {**entries["training"], "subjects": len(divided["train"]), "held_out": divided["test"]}
     return models.write_bundle(output, manifest, network)
 
 

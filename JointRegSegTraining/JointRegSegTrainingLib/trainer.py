@@ -104,6 +104,8 @@ class Trainer:
     """
 
     def __init__(self, plan: Plan, train: Sequence[Subject], folder: Path, device: str = "cpu") -> None:
+        if len(train) < 2 * plan.pairs:
+            raise InputError(f"{len(train)} subjects are too few for batches of {plan.pairs} pairs; lower --pairs")
         self.plan, self.folder, self.device = plan, folder, torch.device(device)
         self.network = build(plan).to(self.device)
         self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
