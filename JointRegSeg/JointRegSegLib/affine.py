@@ -52,7 +52,7 @@ def register_affine(
     for side, iterations, rigid in schedule:
         small_fixed, grid_f = shrink_to(fixed, fixed_grid, side)
         small_moving, grid_m = shrink_to(moving, moving_grid, side)
-        to_world = torch.as_tensor(grid_f.array_affine)
+        to_world = torch.tensor(grid_f.array_affine)
         to_moving = torch.as_tensor(voxel_map(fixed_grid, grid_m, start) @ np.linalg.inv(fixed_grid.array_affine))
         parameters = parameters.detach().requires_grad_()
         adam = torch.optim.Adam([parameters], lr=0.0)

@@ -61,11 +61,16 @@ def apply_transform(
 def _replace(output: Path, write: Callable[[Path], None]) -> None:
     """Write beside the output and move into place, so that an interruption leaves no half-written file."""
     suffix = "".join(output.suffixes[-2:])
-    handle, name = tempfile.mkstemp(prefix=".", suffix=suffix, dir=output.parent)
+    try:
+        handle, name = tempfile.mkstemp(prefix=".", suffix=suffix, dir=output.parent)
+    except OSError as error:
+        raise OutputError(f"{output}: cannot be written ({error.strerror}); check space and permissions") from None
     os.close(handle)
     try:
         write(Path(name))
         Path(name).chmod(0o644)
         Path(name).replace(output)
+    except OutputError as error:  # it names the file beside
+        raise OutputError(str(error).replace(name, str(output))) from None
     finally:
         Path(name).unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from . import output
+from . import device, models, output
 from .errors import Canceled, InputError, JointRegSegError, OutputError
 from .pipeline import register_and_segment
 
@@ -75,7 +75,8 @@ def read_pairs(table: Path) -> list[dict[str, str]]:
         seen.add(row["case"])
         for column in (*REQUIRED, *OPTIONAL[1:]):
             if row.get(column):
-                row[column] = str(table.parent / row[column])
+                # Absolute, so that a second run from elsewhere knows the same files again.
+                row[column] = str(table.parent.absolute() / row[column])
     return rows
 
 
@@ -100,10 +101,13 @@ def run_batch(
 
     Raises
     ------
-    InputError, OutputError
-        If the table or the output folder cannot be used at all.
+    InputError, ModelError, OutputError
+        If the table, the model, the device or the output folder cannot be used at all.
     """
     pairs = read_pairs(table)
+    if str(options.get("model", models.GENERIC)) != models.GENERIC:
+        models.load(models.find(options["model"]))
+    device.choose(options.get("device_name", "auto"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -187,6 +188,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command: 0 when all went well, 1 when cases of a batch failed, 2 for bad input, 130 when interrupted."""
     # A terminated run cleans up after itself like an interrupted one.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # The reasons of a verdict hold signs that not every terminal has.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         arguments = _parser().parse_args(argv)
         return arguments.run(arguments)

@@ -92,7 +92,11 @@ class Deformation:
         matrix = torch.as_tensor(voxel_map(self.grid, source, self.affine)).float()
         x = fields.identity(self.displacement) + self.displacement
         position = torch.einsum("ca,nadhw->ncdhw", matrix[:3, :3], x) + matrix[:3, 3].reshape(1, 3, 1, 1, 1)
-        return sample(image, position, mode, fill)
+        out = sample(image, position, mode, fill)
+        still = (self.displacement == 0).all(1, keepdim=True)
+        return (
+            torch.where(still, resample(image, source, self.grid, self.affine, mode, fill), out) if still.any() else out
+        )
 
     def to_itk(self, inverse: bool = False) -> sitk.CompositeTransform:
         """The map (or its inverse) for SimpleITK and Slicer, which apply the last part of a composite first."""

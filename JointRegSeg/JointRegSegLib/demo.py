@@ -10,6 +10,7 @@ import SimpleITK as sitk
 from .errors import InputError
 from .files import grid_of
 from .metrics import landmark_errors
+from .output import check_free
 from .phantom import LABELS, ThoraxPair, breathing_thorax
 from .pipeline import register_and_segment
 from .result import Registration
@@ -28,6 +29,7 @@ def run_demo(output: Path, data: Path | None = None, device_name: str = "auto") 
     OutputError
         If ``output`` is the folder of something else.
     """
+    output = check_free(output, overwrite=True)
     return _real(output, data, device_name) if data else _simulated(output, device_name)
 
 

@@ -16,7 +16,7 @@ from .geometry import Grid, resample
 from .models import Bundle, load
 from .preprocess import INTENSITIES
 from .progress import Progress, silent, tell
-from .refine import Level, Objective, optimize
+from .refine import AFTER_NETWORK, Level, Objective, from_network, from_nothing
 from .similarity import Similarity
 
 #: Longest side, in voxels, of the images that `generic` compares. The field is smoother than that anyhow.
@@ -96,23 +96,21 @@ def by_model(
         }
     tell(progress, "network", 1.0)
     if refine:
-        objective = replace(Objective(similarity=similarity), **bundle.manifest["refinement"])
+        objective = replace(AFTER_NETWORK, similarity=similarity, **bundle.manifest["refinement"])
         classes = {k: None if v is None else v[:, 1:].clone() for k, v in probabilities.items()}
-        forward, inverse = optimize(
+        forward, backward = from_network(
             inputs["moving"].to(device)[:, :1],
             inputs["fixed"].to(device)[:, :1],
+            forward.clone(),
+            backward.clone(),
             objective,
             refinement_levels(refine),
-            forward.clone(),
             classes["moving"],
             classes["fixed"],
             progress,
-            "refining",
         )
-    else:
-        inverse = backward
     out = Estimate(
-        Deformation(lattice, forward.float().cpu().clone(), inverse.float().cpu().clone(), initial),
+        Deformation(lattice, forward.float().cpu().clone(), backward.float().cpu().clone(), initial),
         preprocessing.alignment,
         lattice,
         partner,
@@ -173,7 +171,7 @@ def by_optimization(
     fine = min(20, 20 * GENERIC_VOXELS // lattice.voxels)
     levels = (Level(4, 30), Level(2, 40), Level(1, fine + refine))
     objective = Objective(similarity=similarity)
-    forward, inverse = optimize(carried, small_fixed, objective, levels, progress=progress, stage="deformation")
+    forward, inverse = from_nothing(carried, small_fixed, objective, levels, progress)
     return Estimate(Deformation(lattice, forward.cpu(), inverse.cpu(), matrix), alignment)
 
 

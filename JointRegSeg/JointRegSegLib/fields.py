@@ -154,7 +154,7 @@ def to_voxel(vectors: torch.Tensor, grid: Grid) -> torch.Tensor:
 
 
 def _rotate(vectors: torch.Tensor, matrix: np.ndarray) -> torch.Tensor:
-    matrix = torch.as_tensor(matrix, dtype=vectors.dtype, device=vectors.device)
+    matrix = torch.tensor(matrix, dtype=vectors.dtype, device=vectors.device)
     return torch.einsum("ca,nadhw->ncdhw", matrix, vectors)
 
 
@@ -197,7 +197,9 @@ def decompose(matrix: np.ndarray, center: np.ndarray) -> dict[str, np.ndarray]:
     if norm > 1e-9:
         angles = angle * vector / norm
     else:  # none, or half a turn, whose axis shows in the symmetric part only
-        axis = np.sqrt(np.clip((np.diag(rotation) + 1) / 2, 0, 1))
+        outer = (rotation + np.eye(3)) / 2  # of the axis with itself
+        axis = outer[np.argmax(np.diag(outer))]
+        axis = axis / np.linalg.norm(axis)
         angles = angle * axis
     return {
         "rotation": rotation,

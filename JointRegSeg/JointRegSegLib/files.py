@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 import torch
 
+from . import nifti
 from .errors import InputError, OutputError
 from .geometry import Grid
 
@@ -15,7 +21,27 @@ from .geometry import Grid
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
 
-def read_image(source: str | Path | sitk.Image, labels: bool = False, fill: float | None = None) -> sitk.Image:
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what ITK's format libraries print on stderr, in many lines, off it; the exception they raise is reported."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # no stderr, as in a program without a terminal on Windows
+        yield
+        return
+    try:
+        sys.stderr.flush()
+        with Path(os.devnull).open("w") as sink:
+            os.dup2(sink.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def read_image(
+    source: str | Path | sitk.Image, labels: bool = False, fill: float | None = None, name: str = "image"
+) -> sitk.Image:
     """Read and check a scalar volume, or a label map.
 
     Parameters
@@ -26,6 +52,8 @@ def read_image(source: str | Path | sitk.Image, labels: bool = False, fill: floa
         Whether values have to be whole numbers; they come back as such.
     fill : float, optional
         Takes the place of NaN and infinite voxels.
+    name : str
+        What an error calls an image that has no path.
 
     Returns
     -------
@@ -38,7 +66,7 @@ def read_image(source: str | Path | sitk.Image, labels: bool = False, fill: floa
         If the image cannot be read or registered; the message says why and what to do.
     """
     if isinstance(source, sitk.Image):
-        name, image = "image", source
+        image = source
     else:
         name, image = str(source), _read(Path(source))
     _check_kind(name, image)
@@ -52,7 +80,10 @@ def _read(path: Path) -> sitk.Image:
     try:
         if path.is_dir():
             return _read_dicom(path)
-        return sitk.ReadImage(str(path))
+        bad = nifti.check(path)
+        with _quiet():
+            image = sitk.ReadImage(str(path))
+        return _with_nan(image, bad) if len(bad) else image
     except RuntimeError as error:
         text = str(error)
         if "orthonormal" in text:
@@ -62,6 +93,15 @@ def _read(path: Path) -> sitk.Image:
         raise InputError(
             f"{path}: cannot be read as an image ({_last_line(error)}); check that it is one and whole"
         ) from None
+
+
+def _with_nan(image: sitk.Image, positions: np.ndarray) -> sitk.Image:
+    """The image with NaN back at positions where the file has no finite value."""
+    array = sitk.GetArrayFromImage(image)
+    array.reshape(-1)[positions[positions < array.size]] = np.nan
+    out = sitk.GetImageFromArray(array, isVector=image.GetNumberOfComponentsPerPixel() > 1)
+    out.CopyInformation(image)
+    return out
 
 
 def _read_dicom(folder: Path) -> sitk.Image:
@@ -137,9 +177,9 @@ def _whole_numbers(name: str, image: sitk.Image) -> sitk.Image:
 
 def read_labels(source: str | Path | sitk.Image, image: sitk.Image, owner: str) -> sitk.Image:
     """A label map that lies on the same voxels as ``image``; ``owner`` names that in the error."""
-    labels = read_image(source, labels=True)
+    labels = read_image(source, labels=True, name=f"{owner} label map")
     if not grid_of(labels).matches(grid_of(image), 0.01):
-        name = "label map" if isinstance(source, sitk.Image) else source
+        name = f"{owner} label map" if isinstance(source, sitk.Image) else source
         raise InputError(
             f"{name}: lies on another grid ({_geometry(labels)}) than the {owner} image ({_geometry(image)}); "
             "resample it onto that image with nearest neighbor interpolation"
@@ -171,10 +211,10 @@ def write_image(image: sitk.Image, path: str | Path) -> None:
     OutputError
         If the place cannot be written to.
     """
-    try:
+    pixel = image.GetSizeOfPixelComponent() * image.GetNumberOfComponentsPerPixel()
+    with _writing(Path(path), image.GetNumberOfPixels() * pixel):
         sitk.WriteImage(image, str(path), useCompression=True)
-    except RuntimeError as error:
-        raise OutputError(f"{path}: cannot be written ({_last_line(error)}); check space and permissions") from None
+        nifti.check(Path(path))
 
 
 def write_transform(transform: sitk.Transform, path: str | Path) -> None:
@@ -185,10 +225,26 @@ def write_transform(transform: sitk.Transform, path: str | Path) -> None:
     OutputError
         If the place cannot be written to.
     """
-    try:
+    with _writing(Path(path), 8 * transform.GetNumberOfParameters()):
         sitk.WriteTransform(transform, str(path))
-    except RuntimeError as error:
-        raise OutputError(f"{path}: cannot be written ({_last_line(error)}); check space and permissions") from None
+
+
+@contextmanager
+def _writing(path: Path, size: int) -> Iterator[None]:
+    """Take ``size`` bytes of disk first: where it is full some of ITK's writers stay silent and others crash."""
+    try:
+        with path.open("wb") as stream:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(stream.fileno(), 0, size)
+            else:
+                stream.writelines(bytes(1 << 20) for _ in range(-(-size >> 20)))
+        with _quiet():
+            yield
+    except (OSError, RuntimeError, InputError) as error:
+        with suppress(OSError):
+            path.unlink()
+        reason = getattr(error, "strerror", None) or _last_line(error)
+        raise OutputError(f"{path}: cannot be written ({reason}); check space and permissions") from None
 
 
 def read_transform(path: str | Path) -> sitk.Transform:
@@ -197,15 +253,22 @@ def read_transform(path: str | Path) -> sitk.Transform:
     Raises
     ------
     InputError
-        If there is none at ``path``.
+        If there is none of volumes at ``path``.
     """
+    cure = "name the transform.h5 or inverse_transform.h5 of a result"
     if not Path(path).is_file():
-        raise InputError(f"{path}: no such file; name the transform.h5 or inverse_transform.h5 of a result")
+        raise InputError(f"{path}: no such file; {cure}")
     try:
-        return sitk.ReadTransform(str(path))
-    except RuntimeError as error:
-        raise InputError(f"{path}: cannot be read as a transform ({_last_line(error)})") from None
+        with _quiet():
+            transform = sitk.ReadTransform(str(path))
+    except RuntimeError:  # ITK's reason speaks of unsupported endings, whatever is wrong
+        raise InputError(f"{path}: cannot be read as a transform; {cure}") from None
+    if transform.GetDimension() != 3:
+        raise InputError(f"{path}: is a transform of {transform.GetDimension()}D images; {cure}")
+    return transform
 
 
 def _last_line(error: Exception) -> str:
-    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), "unknown reason")[:160]
+    """ITK's reason, without places in its source and without an error number left over from something else."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("Reason:")]
+    return re.sub(r"^(sitk::|ITK )ERROR: (\w+\(\w+\): )?", "", lines[-1])[:160] if lines else "unknown reason"

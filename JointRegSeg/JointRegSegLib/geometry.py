@@ -49,6 +49,8 @@ class Grid:
             raise InputError(f"a grid needs three positive sizes, not {self.size}")
         if affine.shape != (4, 4) or not np.isfinite(affine).all():
             raise InputError("a grid needs a finite 4 x 4 matrix")
+        if not np.allclose(affine[3], (0, 0, 0, 1), atol=1e-9):
+            raise InputError("the last row of a grid's matrix is 0 0 0 1; was it transposed?")
         if abs(np.linalg.det(affine[:3, :3])) < 1e-12:
             raise InputError("the grid's axes span no volume; check spacing and direction")
         affine.setflags(write=False)
@@ -87,7 +89,9 @@ class Grid:
     @cached_property
     def array_affine(self) -> np.ndarray:
         """(4, 4) matrix from an array index (k, j, i, 1) to LPS millimeters."""
-        return self.affine[:, [2, 1, 0, 3]]
+        matrix = self.affine[:, [2, 1, 0, 3]]
+        matrix.setflags(write=False)
+        return matrix
 
     @property
     def spacing(self) -> np.ndarray:
@@ -156,7 +160,7 @@ class Grid:
 
     def fitted(self, size: Sequence[int]) -> Grid:
         """The same lattice cropped or padded about its middle to ``size``; an odd difference leaves more at the end."""
-        start = [math.floor((n - m) / 2) for n, m in zip(self.size, size, strict=True)]
+        start = [int((n - m) / 2) for n, m in zip(self.size, size, strict=True)]
         return self.cropped(start, size)
 
     def strided(self, factors: Sequence[int]) -> Grid:
@@ -204,11 +208,11 @@ class Grid:
             else:
                 target[AXES.index(_OPPOSITE[letter]), column] = -1
         overlap = target.T @ self.direction  # row: wanted axis, column: own axis
-        order, free = [0, 0, 0], overlap.copy()
+        order, free = [0, 0, 0], np.abs(overlap)
         for _ in range(3):
-            row, column = np.unravel_index(np.argmax(np.abs(free)), free.shape)
+            row, column = np.unravel_index(np.argmax(free), free.shape)
             order[row] = int(column)
-            free[row, :] = free[:, column] = 0
+            free[row, :] = free[:, column] = -1
         affine = np.eye(4)
         start = np.zeros(3)
         for row, column in enumerate(order):
@@ -297,7 +301,7 @@ def sample(
             c = coordinates[:, axis : axis + 1]
             inside &= (c >= -0.5) & (c <= n - 0.5)
         out = torch.where(inside, out, torch.as_tensor(fill, dtype=out.dtype, device=out.device))
-    return out.to(image.dtype)
+    return (out if image.is_floating_point() else out.round()).to(image.dtype)
 
 
 def resample(

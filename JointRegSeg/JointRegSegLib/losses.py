@@ -18,6 +18,11 @@ def mse(a: torch.Tensor, b: torch.Tensor, mask: torch.Tensor | None = None) -> t
 def box_mean(image: torch.Tensor, window: int) -> torch.Tensor:
     """Mean over ``window``³ voxels around each voxel, (N, C, D, H, W) → the same; at borders over the voxels there."""
     for axis in range(3):
+        if (n := image.shape[2 + axis]) < window:  # which pooling refuses
+            index = torch.arange(n, device=image.device)
+            near = ((index[:, None] - index).abs() <= window // 2).to(image.dtype)
+            image = (image.movedim(2 + axis, -1) @ (near / near.sum(0))).movedim(-1, 2 + axis)
+            continue
         kernel, padding = [1, 1, 1], [0, 0, 0]
         kernel[axis], padding[axis] = window, window // 2
         image = F.avg_pool3d(image, kernel, stride=1, padding=padding, count_include_pad=False)
@@ -107,7 +112,8 @@ def diffusion(displacement: torch.Tensor, spacing: Sequence[float] = (1, 1, 1)) 
     """Mean squared gradient of a displacement, per voxel unit or with ``spacing`` of D, H, W per mm."""
     total = displacement.new_zeros(())
     for axis in range(3):
-        total = total + (displacement.diff(dim=2 + axis) / spacing[axis]).square().mean()
+        if displacement.shape[2 + axis] > 1:
+            total = total + (displacement.diff(dim=2 + axis) / spacing[axis]).square().mean()
     return total
 
 
@@ -115,9 +121,9 @@ def bending(displacement: torch.Tensor) -> torch.Tensor:
     """Mean squared second derivative, zero for every affine map (Rueckert et al. 1999, equation 8), voxel units."""
     total = displacement.new_zeros(())
     for a in range(3):
-        total = total + displacement.diff(n=2, dim=2 + a).square().mean()
-        for b in range(a):
-            total = total + 2 * displacement.diff(dim=2 + a).diff(dim=2 + b).square().mean()
+        pure = displacement.diff(n=2, dim=2 + a).square()
+        mixed = [2 * displacement.diff(dim=2 + a).diff(dim=2 + b).square() for b in range(a)]
+        total = total + sum(x.mean() for x in [pure, *mixed] if x.numel())
     return total
 
 

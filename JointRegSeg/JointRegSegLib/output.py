@@ -18,8 +18,13 @@ REPORT = "report.json"
 
 
 def check_free(folder: str | Path, overwrite: bool = False) -> Path:
-    """Raise `OutputError` if ``folder`` exists and may not be replaced, or holds something that is no result."""
-    folder = Path(folder)
+    """Raise `OutputError` if ``folder`` exists and may not be replaced, holds something that is no result, or cannot be
+    made; returns its absolute path."""
+    folder = Path(folder).absolute()
+    try:
+        Path(tempfile.mkdtemp(prefix=".", dir=next(path for path in folder.parents if path.exists()))).rmdir()
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be created ({error.strerror}); name another folder") from None
     if folder.exists():
         if not folder.is_dir():
             raise OutputError(f"{folder}: is a file; name a folder")

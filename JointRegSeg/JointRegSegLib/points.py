@@ -37,8 +37,14 @@ def read_points(path: str | Path) -> np.ndarray:
         raise InputError(
             f"{path}: cannot be read as landmarks; give a CSV with columns x, y, z in LPS mm, or Slicer markups"
         ) from None
-    if not len(points) or not np.isfinite(points).all():
-        raise InputError(f"{path}: holds no landmarks or values that are not finite numbers")
+    return checked(points, str(path))
+
+
+def checked(points: np.ndarray, name: str) -> np.ndarray:
+    """Landmarks as an (n, 3) float array; raises `InputError`, which calls them ``name``, where they are none."""
+    points = np.asarray(points, float)
+    if points.ndim != 2 or points.shape[1] != 3 or not len(points) or not np.isfinite(points).all():
+        raise InputError(f"{name}: holds no landmarks, or values that are not finite numbers; give x, y, z in LPS mm")
     return points
 
 
@@ -102,4 +108,4 @@ def _vtk(text: str) -> np.ndarray:
     words = text.split()
     start = words.index("POINTS")
     count = int(words[start + 1])
-    return np.array(words[start + 3 : start + 3 + 3 * count], float)
+    return np.array(words[start + 3 : start + 3 + 3 * count], float).reshape(count, 3)

@@ -1,13 +1,16 @@
-"""Instance optimization: a diffeomorphism fitted to one pair, from nothing or from a network's answer.
+"""Instance optimization: a deformation fitted to one pair, from nothing or from a network's answer.
 
-The deformation is the exponential of a stationary velocity field (Arsigny et al. 2006), so that its inverse is the
-exponential of the negated field. Both directions are scored, as in symmetric normalization (Avants et al. 2008), on the
-joint objective: image similarity, agreement of carried-over and predicted segmentations, smoothness.
+From nothing the deformation is the exponential of a stationary velocity field (Arsigny et al. 2006), whose inverse is
+the exponential of the negated field. A network's answer is two displacements, which are changed by addition, because
+the nearest exponential is already less accurate; terms against folding and for inverse consistency keep them regular.
+
+Both directions are scored, as in symmetric normalization (Avants et al. 2008), on the joint objective: image
+similarity, agreement of carried-over and predicted segmentations, smoothness, no folding, inverse consistency.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,51 +37,43 @@ class Objective:
     ----------
     similarity : 'lncc', 'mse' or 'mi'
         Of the images; ``window`` is the side of local correlation in voxels.
-    image, overlap, smoothness, folding : float
-        Weights of image similarity, segmentation agreement, and the velocity's diffusion and folding penalties.
+    image, overlap, smoothness, folding, inverse : float
+        Weights of image similarity, segmentation agreement, diffusion, folding and inverse inconsistency (which an
+        exponential does not have).
+    margin : float
+        Jacobian determinants below this count as folding.
     spread : int
-        Passes of a 3³ mean that smooth the velocity: each parameter moves a neighborhood, as a B-spline would.
+        Passes of a 3³ mean that smooth the parameters: each moves a neighborhood, as a B-spline would.
     rate : float
-        Step of Adam in control voxels.
+        First step of Adam in control voxels.
     """
 
     similarity: Similarity = "lncc"
     window: int = 3
     image: float = 1.0
-    overlap: float = 1.0
+    overlap: float = 0.0
     smoothness: float = 0.1
     folding: float = 10.0
+    inverse: float = 0.0
+    margin: float = 0.1
     spread: int = 1
     rate: float = 0.3
 
 
-#: Spacing of the velocity's lattice in voxels of the level's images.
+#: What a bundle's refinement begins with; its manifest may change any of it.
+AFTER_NETWORK = Objective(image=0.3, overlap=1.0, inverse=0.1, margin=0.2, rate=0.03)
+#: Spacing of the parameters' lattice in voxels of the level's images.
 CONTROL = 2
 
 
-def optimize(
+def from_nothing(
     moving: torch.Tensor,
     fixed: torch.Tensor,
     objective: Objective,
     levels: Sequence[Level],
-    start: torch.Tensor | None = None,
-    moving_classes: torch.Tensor | None = None,
-    fixed_classes: torch.Tensor | None = None,
     progress: Progress = silent,
-    stage: str = "optimizing",
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Fit a diffeomorphism.
-
-    Parameters
-    ----------
-    moving, fixed : torch.Tensor
-        (1, 1, D, H, W) images on one lattice.
-    levels : sequence of Level
-        Coarse to fine.
-    start : torch.Tensor, optional
-        (1, 3, D, H, W) displacement in voxels to continue from.
-    moving_classes, fixed_classes : torch.Tensor, optional
-        (1, K, D, H, W) memberships without the background, whose agreement is optimized too.
+    """Fit a diffeomorphism to two (1, 1, D, H, W) images on one lattice, coarse to fine.
 
     Returns
     -------
@@ -91,70 +86,128 @@ def optimize(
     Canceled
         If ``progress`` asks to stop.
     """
-    shape = moving.shape[2:]
-    total, done = max(1, sum(level.iterations for level in levels)), 0
-    velocity = None
-    with torch.enable_grad():
-        for level in levels:
-            images = [_shrink(x, level.factor) for x in (moving, fixed)]
-            classes = None
-            if moving_classes is not None and fixed_classes is not None and objective.overlap:
-                classes = [_shrink(x, level.factor) for x in (moving_classes, fixed_classes)]
-            here = images[0].shape[2:]
-            lattice = tuple(max(-(-n // CONTROL), 2) for n in here)
-            if velocity is not None:
-                velocity = fields.resize(velocity, lattice)
-            elif start is not None:
-                velocity = fields.resize(logarithm(fields.resize(start, lattice)), lattice)
-            else:
-                velocity = torch.zeros(1, 3, *lattice, device=moving.device)
-            # The smoothed parameters are added to what is there, so that each level starts where the last one ended.
-            change = torch.zeros_like(velocity, requires_grad=True)
-            adam = torch.optim.Adam([change], lr=objective.rate)
-            for iteration in range(level.iterations):
-                tell(progress, stage, done / total)
-                loss = _loss(velocity + _smooth(change, objective.spread), images, classes, objective)
-                adam.zero_grad(set_to_none=True)
-                loss.backward()
-                # Steps shrink towards the end of a level, which settles the noise of Adam's equal-sized steps.
-                adam.param_groups[0]["lr"] = objective.rate * (1 - 0.8 * iteration / level.iterations)
-                adam.step()
-                done += 1
-            velocity = (velocity + _smooth(change, objective.spread)).detach()
-    tell(progress, stage, 1.0)
+    velocity = torch.zeros(1, 3, 2, 2, 2, device=moving.device)
+    for level, told in _told(levels, progress, "deformation"):
+        images = [_shrink(x, level.factor) for x in (moving, fixed)]
+        here = images[0].shape[2:]
+        velocity = fields.resize(velocity, _lattice(here))
+
+        def motion(change: torch.Tensor, start: torch.Tensor = velocity, shape: tuple = here) -> torch.Tensor:
+            v = start + change
+            return fields.resize(fields.scale_and_square(torch.cat([v, -v]), 5), shape)
+
+        velocity = velocity + _descend(motion, velocity.shape, images, None, objective, level.iterations, told)
     with torch.no_grad():
-        both = fields.resize(fields.scale_and_square(torch.cat([velocity, -velocity])), shape)
+        both = fields.resize(fields.scale_and_square(torch.cat([velocity, -velocity])), moving.shape[2:])
         return both[:1], both[1:]
 
 
-def logarithm(displacement: torch.Tensor, iterations: int = 8) -> torch.Tensor:
-    """A stationary velocity (N, 3, D, H, W) whose exponential comes close to ``displacement``: v ← v + u - exp(v)."""
-    velocity = displacement.clone()
-    for _ in range(iterations):
-        velocity = velocity + displacement - fields.scale_and_square(velocity, 5)
-    return velocity
+def from_network(
+    moving: torch.Tensor,
+    fixed: torch.Tensor,
+    forward: torch.Tensor,
+    backward: torch.Tensor,
+    objective: Objective,
+    levels: Sequence[Level],
+    moving_classes: torch.Tensor | None = None,
+    fixed_classes: torch.Tensor | None = None,
+    progress: Progress = silent,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Improve a network's two displacements.
+
+    Parameters
+    ----------
+    moving, fixed : torch.Tensor
+        (1, 1, D, H, W) images on one lattice.
+    forward, backward : torch.Tensor
+        (1, 3, D, H, W) displacements in voxels to begin with.
+    moving_classes, fixed_classes : torch.Tensor, optional
+        (1, K, D, H, W) memberships without the background, whose agreement is optimized too.
+
+    Returns
+    -------
+    forward, backward : torch.Tensor
+        (1, 3, D, H, W) displacements in voxels.
+
+    Raises
+    ------
+    Canceled
+        If ``progress`` asks to stop.
+    """
+    both = torch.cat([forward, backward])
+    for level, told in _told(levels, progress, "refining"):
+        images = [_shrink(x, level.factor) for x in (moving, fixed)]
+        classes = None
+        if moving_classes is not None and fixed_classes is not None:
+            classes = [_shrink(x, level.factor) for x in (moving_classes, fixed_classes)]
+        here = images[0].shape[2:]
+        start = fields.resize(both, here)
+
+        def motion(change: torch.Tensor, start: torch.Tensor = start, shape: tuple = here) -> torch.Tensor:
+            return start + fields.resize(change, shape)
+
+        shape = (2, 3, *_lattice(here))
+        change = _descend(motion, shape, images, classes, objective, level.iterations, told)
+        both = both + fields.resize(change, both.shape[2:])
+    return both[:1], both[1:]
 
 
-def _loss(
-    velocity: torch.Tensor, images: list[torch.Tensor], classes: list[torch.Tensor] | None, objective: Objective
+def _told(levels: Sequence[Level], progress: Progress, stage: str) -> Sequence[tuple[Level, Callable[[int], None]]]:
+    """Each level with a function that reports its n-th step as a share of all."""
+    total = max(1, sum(level.iterations for level in levels))
+    out, before = [], 0
+    for level in levels:
+        out.append((level, lambda n, before=before: tell(progress, stage, (before + n) / total)))
+        before += level.iterations
+    return out
+
+
+def _descend(
+    motion: Callable[[torch.Tensor], torch.Tensor],
+    shape: Sequence[int],
+    images: list[torch.Tensor],
+    classes: list[torch.Tensor] | None,
+    objective: Objective,
+    iterations: int,
+    told: Callable[[int], None],
 ) -> torch.Tensor:
-    shape = images[0].shape[2:]
-    both = fields.scale_and_square(torch.cat([velocity, -velocity]), 5)
-    loss = objective.smoothness * losses.diffusion(velocity)
-    if objective.folding:
-        loss = loss + objective.folding * losses.folding(both)
-    u = fields.resize(both, shape)
-    stack = [torch.cat(pair) for pair in (images, images[::-1])]
+    """The smoothed parameters, of ``shape``, for which ``motion`` gives the best displacements (2, 3, D, H, W)."""
+    with torch.enable_grad():
+        parameters = torch.zeros(*shape, device=images[0].device, requires_grad=True)
+        adam = torch.optim.Adam([parameters], lr=objective.rate)
+        for iteration in range(iterations):
+            told(iteration)
+            loss = joint_objective(motion(_smooth(parameters, objective.spread)), images, classes, objective)
+            adam.zero_grad(set_to_none=True)
+            loss.backward()
+            # Steps shrink towards the end of a level, which settles the noise of Adam's equal-sized steps.
+            adam.param_groups[0]["lr"] = objective.rate * (1 - 0.8 * iteration / iterations)
+            adam.step()
+    told(iterations)
+    return _smooth(parameters.detach(), objective.spread)
+
+
+def joint_objective(
+    both: torch.Tensor, images: list[torch.Tensor], classes: list[torch.Tensor] | None, objective: Objective
+) -> torch.Tensor:
+    """The objective of (2, 3, D, H, W) displacements, forward and backward, for [moving, fixed] images and classes."""
+    sources = torch.cat(images)
     if classes is not None:
-        sources = torch.cat([stack[0], torch.cat(classes)], 1)
-        warped = fields.warp(sources, u)
+        sources = torch.cat([sources, torch.cat(classes)], 1)
+    warped = fields.warp(sources, both)
+    loss = objective.smoothness * losses.diffusion(both) + objective.folding * losses.folding(both, objective.margin)
+    if objective.inverse:
+        loss = loss + objective.inverse * losses.inverse_consistency(both[:1], both[1:])
+    if classes is not None and objective.overlap:
         loss = loss + objective.overlap * losses.dice(warped[:, 1:], torch.cat(classes[::-1]))
-        warped = warped[:, :1]
-    else:
-        warped = fields.warp(stack[0], u)
     if objective.image:
-        loss = loss + objective.image * dissimilarity(objective.similarity, warped, stack[1], objective.window)
+        target = torch.cat(images[::-1])
+        loss = loss + objective.image * dissimilarity(objective.similarity, warped[:, :1], target, objective.window)
     return loss
+
+
+def _lattice(shape: Sequence[int]) -> tuple[int, ...]:
+    return tuple(max(-(-n // CONTROL), 2) for n in shape)
 
 
 def _shrink(image: torch.Tensor, factor: int) -> torch.Tensor:
@@ -162,7 +215,7 @@ def _shrink(image: torch.Tensor, factor: int) -> torch.Tensor:
     return F.avg_pool3d(image, factors, factors, ceil_mode=True, count_include_pad=False) if factor > 1 else image
 
 
-def _smooth(velocity: torch.Tensor, passes: int) -> torch.Tensor:
+def _smooth(parameters: torch.Tensor, passes: int) -> torch.Tensor:
     for _ in range(passes):
-        velocity = losses.box_mean(velocity, 3)
-    return velocity
+        parameters = losses.box_mean(parameters, 3)
+    return parameters

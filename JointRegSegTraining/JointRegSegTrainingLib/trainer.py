@@ -34,7 +34,10 @@ class Weights:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that decides the outcome of a training, and what is written into its folder as ``plan.json``."""
+    """All that decides the outcome of a training, and what is written into its folder as ``plan.json``.
+
+    ``mixed`` computes convolutions in bfloat16: half the time on a GPU, and on a CPU that knows it (AVX-512 BF16).
+    """
 
     network: str = "symmetric"
     arguments: dict = field(default_factory=dict)
@@ -46,6 +49,7 @@ class Plan:
     pairs: int = 2
     rate: float = 1e-3
     average: float = 0.998
+    mixed: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -96,6 +100,11 @@ def objective(
     return {name: value * getattr(weights, name) for name, value in out.items()}
 
 
+def fits(own: torch.Tensor | None, other: torch.Tensor) -> bool:
+    """Whether a weight exists here and has the same shape."""
+    return own is not None and own.shape == other.shape
+
+
 class Trainer:
     """One training run in one folder.
 
@@ -103,11 +112,23 @@ class Trainer:
     interrupted goes on from it and draws the same pairs and variations as an unbroken one.
     """
 
-    def __init__(self, plan: Plan, train: Sequence[Subject], folder: Path, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        train: Sequence[Subject],
+        folder: Path,
+        device: str = "cpu",
+        start: RegistrationNetwork | None = None,
+    ) -> None:
+        """Begin a run in ``folder`` or continue the one there; ``start`` is a trained network to take weights from."""
         if len(train) < 2 * plan.pairs:
             raise InputError(f"{len(train)} subjects are too few for batches of {plan.pairs} pairs; lower --pairs")
         self.plan, self.folder, self.device = plan, folder, torch.device(device)
-        self.network = build(plan).to(self.device)
+        self.network = build(plan)
+        if start is not None:
+            own = self.network.state_dict()
+            self.network.load_state_dict(own | {k: v for k, v in start.state_dict().items() if fits(own.get(k), v)})
+        self.network.to(self.device)
         self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=plan.rate, weight_decay=1e-4)
         self.generator = torch.Generator().manual_seed(plan.seed)
@@ -136,7 +157,7 @@ class Trainer:
         images, labels = self.plan.augmentation(self.images[chosen], labels, self.generator)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.mixed):
             prediction = self.network(images[:n], images[n:])
         terms = objective(prediction, images, labels, self.plan.weights)
         self.optimizer.zero_grad(set_to_none=True)

@@ -51,6 +51,7 @@ class RegistrationNetwork(nn.Module):
 
     #: Every side of the lattice has to be a multiple of this.
     divisor: int = 1
+    inputs: int = 1
 
     def forward(self, moving: torch.Tensor, fixed: torch.Tensor) -> Prediction:
         """Register and segment a batch of pairs; see `Prediction`."""
@@ -60,5 +61,7 @@ class RegistrationNetwork(nn.Module):
         """Raise ValueError unless the two images fit each other and the network."""
         if moving.shape != fixed.shape or moving.ndim != 5:
             raise ValueError(f"two equal (N, C, D, H, W) images are needed, not {moving.shape} and {fixed.shape}")
+        if moving.shape[1] != self.inputs:
+            raise ValueError(f"the network takes {self.inputs} channels, not {moving.shape[1]}")
         if any(n % self.divisor for n in moving.shape[2:]):
             raise ValueError(f"sides have to be multiples of {self.divisor}, not {tuple(moving.shape[2:])}")

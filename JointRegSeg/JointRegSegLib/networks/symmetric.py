@@ -64,6 +64,7 @@ class SymmetricNetwork(RegistrationNetwork):
             raise ValueError(f"finest is a level between 0 and {len(channels) - 1}, not {finest}")
         if joint and not classes:
             raise ValueError("joint needs a segmentation decoder: set classes")
+        self.inputs = inputs
         self.divisor = 2 ** (len(channels) - 1)
         self.warping, self.joint, self.finest = warping, joint, finest
         self.encoder = Encoder(inputs, channels, counts)
@@ -81,7 +82,7 @@ class SymmetricNetwork(RegistrationNetwork):
     @classmethod
     def paper(cls, channels: Sequence[int] = (32, 64, 128, 256, 512), **options: int) -> SymmetricNetwork:
         """The published network: no warping between levels, encoder shared only, field at full resolution."""
-        counts = [1, 2, 3] + [2] * (len(channels) - 3)
+        counts = ([1, 2, 3] + [2] * len(channels))[: len(channels)]
         return cls(channels, options.pop("counts", counts), warping=False, joint=False, finest=0, **options)
 
     def forward(self, moving: torch.Tensor, fixed: torch.Tensor) -> Prediction:
@@ -92,7 +93,7 @@ class SymmetricNetwork(RegistrationNetwork):
         pyramid = encoded
         if self.segmentation is not None:
             decoded = self.segmentation(encoded)
-            scores = self.classifier(decoded[0])
+            scores = self.classifier(decoded[0]).float()
             if self.joint:
                 pyramid = [torch.cat(pair, 1) for pair in zip(encoded[:-1], decoded[:-1], strict=True)] + encoded[-1:]
         levels = self._register(pyramid, n)

@@ -1,0 +1,240 @@
+"""Losses with values worked out by hand, their extremes, and their gradients."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from JointRegSegLib import losses
+from scipy.ndimage import uniform_filter
+
+SHAPE = (5, 6, 7)
+
+
+@pytest.fixture
+def images(generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two unrelated pairs of two channels, double precision, in (0, 1)."""
+    a, b = torch.rand(2, 2, 2, *SHAPE, generator=generator, dtype=torch.float64)
+    return a, b
+
+
+@pytest.fixture
+def mask(generator) -> torch.Tensor:
+    """(2, 1, D, H, W), another region for each image of the batch."""
+    return (torch.rand(2, 1, *SHAPE, generator=generator) > 0.4).double()
+
+
+def ramp(axis: int) -> torch.Tensor:
+    return torch.from_numpy(np.indices(SHAPE)[axis]).double()
+
+
+def displacement(*components: torch.Tensor | float) -> torch.Tensor:
+    return torch.stack([c + torch.zeros(SHAPE, dtype=torch.float64) for c in components])[None]
+
+
+def test_mse_by_hand(images, mask):
+    a, b = images
+    assert losses.mse(a, b).item() == pytest.approx(float(np.mean((a.numpy() - b.numpy()) ** 2)))
+    assert losses.mse(a, a) == 0
+    squares = ((a - b) ** 2).mean(1, keepdim=True)  # over channels; a mean over each image's own mask follows
+    expected = np.mean([squares[n][mask[n] > 0].mean() for n in range(2)])
+    assert losses.mse(a, b, mask).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["mse", "local_correlation", "correlation"])
+def test_nothing_outside_the_mask_counts(images, name):
+    a, b = images
+    mask = torch.zeros(2, 1, *SHAPE, dtype=torch.float64)
+    mask[..., :3] = 1
+    disturbed = a.clone()
+    disturbed[..., 5:] += 10  # two voxels away: beyond the reach of a window of three
+    options = {"window": 3} if name == "local_correlation" else {}
+    loss = getattr(losses, name)
+    assert loss(disturbed, b, mask=mask, **options).item() == pytest.approx(loss(a, b, mask=mask, **options).item())
+    assert loss(disturbed, b, **options).item() != pytest.approx(loss(a, b, **options).item(), rel=1e-3)
+
+
+def test_box_mean_is_scipys_uniform_filter_inside(images):
+    image = images[0]
+    out = losses.box_mean(image, 3)
+    expected = uniform_filter(image[1, 0].numpy(), 3)
+    np.testing.assert_allclose(out[1, 0, 1:-1, 1:-1, 1:-1], expected[1:-1, 1:-1, 1:-1])
+    # In a corner only the eight voxels that exist are averaged.
+    assert out[0, 1, 0, 0, 0].item() == pytest.approx(image[0, 1, :2, :2, :2].mean().item())
+
+
+def test_local_correlation_is_the_squared_coefficient_of_a_window(images):
+    a, b = (x[:1, :1] for x in images)
+    center = torch.zeros(1, 1, *SHAPE)
+    center[..., 2, 3, 4] = 1
+    r = np.corrcoef(a[0, 0, 1:4, 2:5, 3:6].flatten(), b[0, 0, 1:4, 2:5, 3:6].flatten())[0, 1]
+    assert losses.local_correlation(a, b, 3, center, eps=0).item() == pytest.approx(1 - r * r)
+
+
+def test_local_correlation_window_may_be_larger_than_the_image(images):
+    a, b = (x[:1, :1] for x in images)
+    # 13 voxels reach from any voxel over the whole image: one coefficient for all.
+    r = np.corrcoef(a.flatten(), b.flatten())[0, 1]
+    assert losses.local_correlation(a, b, 13, eps=0).item() == pytest.approx(1 - r * r)
+
+
+def test_local_correlation_of_faint_regions_fades_with_eps(images):
+    a = images[0][:1, :1]
+    center = torch.zeros(1, 1, *SHAPE)
+    center[..., 2, 3, 4] = 1
+    square = a[0, 0, 1:4, 2:5, 3:6].var(correction=0).item() ** 2  # of the product of equal variances
+    assert losses.local_correlation(a, a, 3, center, eps=square).item() == pytest.approx(0.5)
+    assert losses.local_correlation(a, a, 3, center, eps=9 * square).item() == pytest.approx(0.9)
+
+
+def test_local_correlation_extremes(images):
+    a, _ = images
+    assert losses.local_correlation(a, 3 - 2 * a, 3).item() < 0.01  # inverted contrast is as good
+    # Half of the image inverted: five of seven columns see one sign only, the whole image sees both.
+    half = torch.where(ramp(2) < 4, a, 1 - a)
+    assert losses.local_correlation(a, half, 3).item() < 0.4
+    assert losses.correlation(a, half).item() > 0.7
+    assert losses.local_correlation(a, torch.ones_like(a), 3).item() == pytest.approx(1, abs=1e-6)  # flat
+    with pytest.raises(ValueError, match="odd"):
+        losses.local_correlation(a, a, 4)
+
+
+def test_correlation_by_hand(images, mask):
+    a, b = images
+
+    def expected(keep):
+        pairs = [(a[n, c][keep[n, 0]], b[n, c][keep[n, 0]]) for n in range(2) for c in range(2)]
+        return np.mean([1 - np.corrcoef(x, y)[0, 1] for x, y in pairs])
+
+    assert losses.correlation(a, b).item() == pytest.approx(expected(torch.ones_like(mask) > 0), abs=1e-6)
+    assert losses.correlation(a, b, mask).item() == pytest.approx(expected(mask > 0), abs=1e-6)
+    assert losses.correlation(a, 2 * a + 5).item() == pytest.approx(0, abs=1e-6)
+    assert losses.correlation(a, 1 - a).item() == pytest.approx(2, abs=1e-6)
+
+
+def test_mutual_information_of_binary_images():
+    # 5 x 6 x 7 cut into two equal halves along H: one bit each, shared fully or not at all.
+    low = (ramp(1) < 3).double()[None, None]
+    even = ((ramp(1) % 3) < 1.5).double()[None, None]  # 2 of 3 rows in either half: independent of ``low``
+    assert losses.mutual_information(low, low).item() == pytest.approx(-math.log(2), abs=1e-6)
+    assert losses.mutual_information(low, 1 - low).item() == pytest.approx(-math.log(2), abs=1e-6)
+    assert losses.mutual_information(low, even).item() == pytest.approx(0, abs=1e-6)
+    assert losses.mutual_information(3 * low, low).item() == pytest.approx(-math.log(2), abs=1e-6)  # cut to [0, 1]
+
+
+def test_mutual_information_spreads_a_value_over_its_two_bins():
+    low = (ramp(1) < 3).double()[None, None]
+    # With bins at 0, 0.5 and 1 the value 0.25 counts half in the first and half in the second.
+    joint = np.array([[0.25, 0.5], [0.25, 0.0]])  # rows: bins of the image, columns: values of ``low``
+    independent = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
+    expected = sum(p * math.log(p / q) for p, q in zip(joint.flat, independent.flat, strict=True) if p)
+    assert losses.mutual_information(0.25 * (1 - low), low, bins=3).item() == pytest.approx(-expected, abs=1e-6)
+
+
+def test_mutual_information_counts_the_mask_and_a_sample():
+    low = (ramp(1) < 3).double()[None, None]
+    noisy = low.clone()
+    noisy[..., 3:] = 1
+    mask = (ramp(2) < 3).double()[None, None]
+    assert losses.mutual_information(noisy, low, mask=mask).item() == pytest.approx(-math.log(2), abs=1e-6)
+    assert losses.mutual_information(noisy, low).item() > -0.5
+    # 210 voxels, every third: whole rows of seven are no multiple of it, so both halves stay the same share.
+    assert losses.mutual_information(low, low, samples=70).item() == pytest.approx(-math.log(2), abs=1e-3)
+
+
+def test_dice_by_hand():
+    a, b = torch.zeros(2, 1, 2, 2, 2, 2)
+    a[0, 0, 0], b[0, 0, :, 0] = 1, 1  # four voxels each, two in common
+    b[0, 1, 0, 0] = 0.5  # only in b
+    assert losses.dice(a[:, :1], b[:, :1], eps=0).item() == pytest.approx(1 - 2 * 2 / 8)
+    assert losses.dice(a, b).item() == pytest.approx((0.5 + 1) / 2, abs=2e-3)
+    assert losses.dice(0.5 * a[:, :1], a[:, :1], eps=0).item() == pytest.approx(1 - 2 * 2 / (1 + 4))  # squares
+    assert losses.dice(a, a).item() == 0  # the second class is in neither and counts as perfect
+
+
+def test_segmentation_extremes():
+    classes = torch.tensor([0] * 4 + [1] * 12 + [2] * 8).view(1, 2, 3, 4)
+    labels = torch.nn.functional.one_hot(classes).movedim(-1, 1).double()
+    assert losses.segmentation(100 * labels, labels).item() == pytest.approx(0, abs=1e-6)
+    # Equal scores: entropy log 3, and a third of membership everywhere; the background's Dice does not count.
+    dice = np.mean([1 - 2 * (n / 3) / (24 / 9 + n) for n in (12, 8)])
+    assert losses.segmentation(torch.zeros_like(labels), labels).item() == pytest.approx(math.log(3) + dice, abs=1e-4)
+
+
+def test_gradient_deviation_by_hand():
+    assert losses.gradient_deviation(torch.tensor([0.5, 0.25, 1.0])).item() == pytest.approx(0.25)
+
+
+def test_diffusion_by_hand():
+    u = displacement(3 * ramp(0), 2 * ramp(2), 5.0)
+    # A slope counts in one of three components.
+    assert losses.diffusion(u).item() == pytest.approx((9 + 4) / 3)
+    assert losses.diffusion(u, (0.5, 1, 4)).item() == pytest.approx((9 / 0.25 + 4 / 16) / 3)
+
+
+def test_bending_by_hand():
+    affine = displacement(0.3 * ramp(0) + ramp(2), 2 * ramp(1) - 7, ramp(0) - 0.1 * ramp(1))
+    assert losses.bending(affine).item() == pytest.approx(0, abs=1e-20)
+    assert losses.bending(displacement(ramp(1) ** 2, 0, 0)).item() == pytest.approx(2**2 / 3)
+    # A mixed derivative counts twice, as in the sum over both orders.
+    assert losses.bending(displacement(0, 3 * ramp(0) * ramp(2), 0)).item() == pytest.approx(2 * 3**2 / 3)
+
+
+@pytest.mark.parametrize("loss", [losses.diffusion, losses.bending])
+def test_smoothness_of_a_single_slice_is_finite(loss):
+    flat = displacement(ramp(1) ** 2, 0, 0)[:, :, :1]
+    assert loss(flat).item() == pytest.approx(loss(displacement(ramp(1) ** 2, 0, 0)).item())
+
+
+def test_folding_by_hand():
+    mirrored = displacement(-3 * ramp(0), 0, 0)  # determinant -2
+    assert losses.folding(mirrored).item() == pytest.approx(2.1)
+    assert losses.folding(displacement(-0.5 * ramp(0), 0, 0)) == 0
+    assert losses.folding(displacement(-0.5 * ramp(0), 0, 0), margin=0.75).item() == pytest.approx(0.25)
+
+
+def test_inverse_consistency_by_hand():
+    there, back = displacement(1, -2, 0.5).float(), displacement(-1, 2, -0.5).float()
+    assert losses.inverse_consistency(there, back) == 0
+    assert losses.inverse_consistency(there, torch.zeros_like(there)).item() == pytest.approx(1 + 4 + 0.25)
+    # Everything to slice 0 and then two further misses by 2 - k; two further first, the border's vector is read.
+    gather, step = displacement(-ramp(0), 0, 0).float(), displacement(2, 0, 0).float()
+    k = np.arange(5)
+    expected = (np.mean((2 - k) ** 2) + np.mean((2 - np.minimum(k + 2, 4)) ** 2)) / 2
+    assert losses.inverse_consistency(gather, step).item() == pytest.approx(expected)
+
+
+CHECKED = {
+    "mse": lambda a, b: losses.mse(a, b),
+    "local_correlation": lambda a, b: losses.local_correlation(a, b, 3),
+    "correlation": lambda a, b: losses.correlation(a, b),
+    "mutual_information": lambda a, b: losses.mutual_information(a, b, bins=4),
+    "dice": lambda a, b: losses.dice(a, b),
+    "segmentation": lambda a, b: losses.segmentation(a, b.softmax(1)),
+    "gradient_deviation": lambda a, b: losses.gradient_deviation(a) + losses.gradient_deviation(b),
+    "diffusion": lambda a, b: losses.diffusion(a - b, (1, 2, 3)),
+    "bending": lambda a, b: losses.bending(a - b),
+    "folding": lambda a, b: losses.folding(4 * a - 5 * b),
+}
+
+
+@pytest.mark.parametrize("name", CHECKED)
+def test_gradient_by_finite_differences(name, generator):
+    # Three channels, so that both images and displacements can be checked.
+    a, b = (torch.rand(1, 3, 3, 3, 4, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(2))
+    if name == "mutual_information":
+        a, b = (x[:, :1].detach().requires_grad_() for x in (a, b))
+    assert torch.autograd.gradcheck(CHECKED[name], (a, b))
+    assert torch.autograd.grad(CHECKED[name](a, b), a)[0].abs().max() > 0
+
+
+def test_gradient_of_inverse_consistency(generator):
+    # Sampling is single precision, so one direction with a long step stands for the full check.
+    u, v, along = (0.2 * torch.rand(3, 1, 3, *SHAPE, generator=generator) + 0.1).unbind(0)
+    u.requires_grad_()
+    slope = (torch.autograd.grad(losses.inverse_consistency(u, v), u)[0] * along).sum().item()
+    step = 1e-2
+    difference = losses.inverse_consistency(u + step * along, v) - losses.inverse_consistency(u - step * along, v)
+    assert difference.item() / (2 * step) == pytest.approx(slope, rel=2e-2)

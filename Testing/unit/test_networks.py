@@ -1,0 +1,257 @@
+"""What has to hold for a network whatever its weights: shapes, exact identity, symmetry, reach of the gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from JointRegSegLib import fields, losses
+from JointRegSegLib.networks import NETWORKS, RegistrationNetwork, SymmetricNetwork
+from JointRegSegLib.networks.blocks import Decoder, Encoder, convolutions, zeroed
+from torch import nn
+
+SHAPE = (16, 8, 24)  # three different sides
+
+
+def tiny(**options) -> SymmetricNetwork:
+    torch.manual_seed(0)
+    return SymmetricNetwork((4, 6, 8), (1, 1, 2), **options)
+
+
+def paper(**options) -> SymmetricNetwork:
+    torch.manual_seed(0)
+    return SymmetricNetwork.paper((4, 6, 8), **options)
+
+
+VARIANTS = {
+    "default": tiny,
+    "paper": paper,
+    "full resolution": lambda **o: tiny(finest=0, **o),
+    "shared encoder only": lambda **o: tiny(joint=False, **o),
+    "no segmentation": lambda **o: tiny(joint=False, **{**o, "classes": 0}),
+}
+variants = pytest.mark.parametrize("build", VARIANTS.values(), ids=VARIANTS.keys())
+
+
+def perturbed(network: nn.Module, deviation: float = 0.1) -> nn.Module:
+    """Moved away from the neutral start, as by a few steps of training."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += deviation * torch.randn(parameter.shape, generator=generator)
+    return network
+
+
+@pytest.fixture
+def pair(generator) -> tuple[torch.Tensor, torch.Tensor]:
+    moving, fixed = torch.rand(2, 2, 1, *SHAPE, generator=generator)
+    return moving, fixed
+
+
+@variants
+def test_untrained_is_exactly_the_identity(build, pair):
+    answer = build()(*pair)
+    assert answer.forward.shape == answer.backward.shape == (2, 3, *SHAPE)
+    assert not answer.forward.any()
+    assert not answer.backward.any()
+    assert torch.equal(fields.warp(pair[0], answer.forward), pair[0])
+
+
+@variants
+def test_moves_after_a_perturbation(build, pair):
+    answer = perturbed(build())(*pair)
+    for field in (answer.forward, answer.backward):
+        assert field.isfinite().all()
+        assert field.std(dim=(2, 3, 4)).min() > 1e-3  # not a mere shift, and in every component
+
+
+@variants
+def test_swapping_the_images_swaps_the_answer(build, pair):
+    network = perturbed(build())
+    one, other = network(*pair), network(*pair[::-1])
+    torch.testing.assert_close(one.forward, other.backward)
+    torch.testing.assert_close(one.backward, other.forward)
+    assert (one.forward - one.backward).abs().max() > 0.01
+    if network.segmentation is not None:
+        torch.testing.assert_close(one.moving_segmentation, other.fixed_segmentation)
+        torch.testing.assert_close(one.fixed_segmentation, other.moving_segmentation)
+        assert (one.moving_segmentation - one.fixed_segmentation).abs().max() > 0.01
+
+
+@variants
+def test_pairs_of_a_batch_do_not_mix(build, pair):
+    network = perturbed(build())
+    both, second = network(*pair), network(pair[0][1:], pair[1][1:])
+    torch.testing.assert_close(both.forward[1:], second.forward, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(both.backward[1:], second.backward, rtol=1e-3, atol=1e-4)
+
+
+@variants
+def test_gradients_reach_every_parameter(build, pair, generator):
+    network = perturbed(build())
+    answer = network(*pair)
+    outputs = [answer.forward, answer.backward, answer.moving_segmentation, answer.fixed_segmentation]
+    outputs += [level.displacement for level in answer.levels]
+    sum((o * torch.randn(o.shape, generator=generator)).sum() for o in outputs if o is not None).backward()
+    # A bias that instance normalization takes away again cannot have a gradient.
+    blocks = [(name, block) for name, block in network.named_modules() if isinstance(block, nn.Sequential)]
+    idle = {f"{n}.{i - 1}.bias" for n, b in blocks for i in range(len(b)) if isinstance(b[i], nn.InstanceNorm3d)}
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert name in idle or parameter.grad.abs().max() > 1e-4, name
+
+
+@variants
+def test_one_step_leaves_the_identity_for_the_better(build, pair):
+    """All starts at a zero field, and still the gradient says truly how to bring two shifted images closer."""
+    network = build()
+    smooth = losses.box_mean(pair[0], 5)
+    moving, fixed = smooth / smooth.std(), smooth.roll(2, 4) / smooth.std()
+
+    def loss() -> torch.Tensor:
+        answer = network(moving, fixed)
+        there = losses.mse(fields.warp(moving, answer.forward), fixed)
+        return there + losses.mse(fields.warp(fixed, answer.backward), moving)
+
+    start = loss()
+    start.backward()
+    slope = sum(p.grad.square().sum().item() for p in network.parameters() if p.grad is not None)
+    expected = 0.01 * start.item()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.grad is not None:
+                parameter -= expected / slope * parameter.grad
+        gained = (start - loss()).item()
+    # Not exactly as much, since linear interpolation has a kink at every voxel's center.
+    assert gained == pytest.approx(expected, rel=0.5)
+
+
+@variants
+def test_levels_hold_the_fields_and_their_gradients(build, pair):
+    network = perturbed(build())
+    answer = network(*pair)
+    assert len(answer.levels) == 3 - network.finest
+    before = None
+    for scale, level in zip((4, 2, 1), answer.levels, strict=False):
+        shape = tuple(n // scale for n in SHAPE)
+        assert level.gradients.shape == level.displacement.shape == (4, 3, *shape)
+        assert level.gradients.min() > 0
+        assert level.gradients.max() < 1
+        expected = fields.integrate_gradients(level.gradients)
+        if before is not None and network.warping:
+            # The new step comes first and leads to where the coarser field is read.
+            expected = fields.compose(fields.resize(before, shape), expected)
+        torch.testing.assert_close(level.displacement, expected)
+        before = level.displacement
+    torch.testing.assert_close(torch.cat([answer.forward, answer.backward]), fields.resize(before, SHAPE))
+
+
+@pytest.mark.parametrize("warping", [True, False])
+def test_finer_levels_compare_what_the_coarser_field_has_aligned(warping, pair):
+    network = perturbed(tiny(joint=False, warping=warping))
+    seen = []
+    network.blocks["1"].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    coarse = network(*pair).levels[0].displacement
+    encoded = network.encoder(torch.cat(pair))[1]
+    source = fields.warp(encoded, fields.resize(coarse, encoded.shape[2:])) if warping else encoded
+    torch.testing.assert_close(seen[0][:, 6:], source - encoded.roll(2, 0))  # after six channels from below
+
+
+@pytest.mark.parametrize(("joint", "follows"), [(True, True), (False, False)])
+def test_registration_follows_the_segmentation_only_where_joint(joint, follows, pair):
+    network = perturbed(tiny(joint=joint))
+    before = network(*pair).forward
+    perturbed(network.segmentation)
+    assert (not torch.equal(network(*pair).forward, before)) == follows
+
+
+def test_segmentations_have_a_score_for_each_class(pair):
+    answer = tiny(classes=5)(*pair)
+    assert answer.moving_segmentation.shape == answer.fixed_segmentation.shape == (2, 5, *SHAPE)
+    none = tiny(classes=0, joint=False)(*pair)
+    assert none.moving_segmentation is None
+    assert none.fixed_segmentation is None
+    assert none.affine is None
+
+
+def test_takes_several_channels(pair):
+    windows = [image.repeat(1, 3, 1, 1, 1) for image in pair]
+    assert tiny(inputs=3)(*windows).forward.shape == (2, 3, *SHAPE)
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4, 5])
+def test_paper_is_the_published_network(depth):
+    with torch.device("meta"):  # structure only: 50 million weights need no memory here
+        network = SymmetricNetwork.paper((32, 64, 128, 256, 512)[:depth])
+    assert not network.warping
+    assert not network.joint
+    assert network.finest == 0
+    assert network.divisor == 2 ** (depth - 1)
+    count = [sum(isinstance(layer, nn.Conv3d) for layer in level) for level in network.encoder.levels]
+    assert count == [1, 2, 3, 2, 2][:depth]
+    assert [level[0].out_channels for level in network.encoder.levels] == [32, 64, 128, 256, 512][:depth]
+    # Only the first level goes without normalization.
+    normalized = [any(isinstance(layer, nn.InstanceNorm3d) for layer in level) for level in network.encoder.levels]
+    assert normalized == [False] + [True] * (depth - 1)
+
+
+@pytest.mark.parametrize(
+    ("moving", "fixed", "message"),
+    [
+        ((1, 1, 16, 8, 24), (1, 1, 16, 8, 16), "equal"),
+        ((1, 1, 16, 8, 24), (2, 1, 16, 8, 24), "equal"),
+        ((1, 1, 16, 8), (1, 1, 16, 8), "D, H, W"),
+        ((1, 1, 16, 8, 22), (1, 1, 16, 8, 22), "multiples of 4"),
+        ((1, 2, 16, 8, 24), (1, 2, 16, 8, 24), "channel"),
+    ],
+    ids=["other size", "other batch", "a slice", "odd size", "two channels for one"],
+)
+def test_refuses_images_it_cannot_take(moving, fixed, message):
+    with pytest.raises(ValueError, match=message):
+        tiny()(torch.zeros(moving), torch.zeros(fixed))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"channels": (4, 8), "counts": (1,)}, "same length"),
+        ({"channels": (4,), "counts": (1,)}, "at least 2"),
+        ({"channels": (4, 8), "counts": (1, 1), "finest": 2}, "finest"),
+        ({"channels": (4, 8), "counts": (1, 1), "finest": -1}, "finest"),
+        ({"channels": (4, 8), "counts": (1, 1), "classes": 0}, "joint"),
+    ],
+)
+def test_refuses_options_that_do_not_fit(options, message):
+    with pytest.raises(ValueError, match=message):
+        SymmetricNetwork(**options)
+
+
+def test_every_named_network_has_the_common_interface():
+    assert NETWORKS["symmetric"] is SymmetricNetwork
+    assert all(issubclass(network, RegistrationNetwork) for network in NETWORKS.values())
+    with pytest.raises(NotImplementedError):
+        RegistrationNetwork()(torch.zeros(1), torch.zeros(1))
+
+
+def test_encoder_and_decoder_mirror_each_other(generator):
+    features = Encoder(2, (3, 4, 5), (1, 2, 1))(torch.rand(1, 2, 8, 12, 16, generator=generator))
+    assert [tuple(f.shape) for f in features] == [(1, 3, 8, 12, 16), (1, 4, 4, 6, 8), (1, 5, 2, 3, 4)]
+    decoded = Decoder((3, 4, 5), (1, 2, 1))(features)
+    assert [d.shape for d in decoded] == [f.shape for f in features]
+    assert decoded[-1] is features[-1]
+
+
+def test_convolutions_normalize_each_channel_of_each_image(generator):
+    image = 5 + torch.rand(2, 1, 8, 8, 8, generator=generator)
+    block = convolutions(1, 3, 1)
+    normalized = block[:2](image)  # without the activation
+    torch.testing.assert_close(normalized.mean((2, 3, 4)), torch.zeros(2, 3), rtol=0, atol=1e-4)
+    torch.testing.assert_close(normalized.std((2, 3, 4)), torch.ones(2, 3), rtol=0.02, atol=0)
+    assert {name for name, _ in block.named_parameters()} == {"0.weight", "0.bias", "1.weight", "1.bias"}
+    assert [type(layer) for layer in convolutions(1, 3, 2, norm=False)] == [nn.Conv3d, nn.LeakyReLU] * 2
+
+
+def test_zeroed_starts_neutral():
+    head = nn.Conv3d(8, 3, 3)
+    assert zeroed(head) is head
+    assert not head.weight.any()
+    assert not head.bias.any()
