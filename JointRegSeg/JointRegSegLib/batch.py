@@ -126,12 +126,16 @@ def run_batch(
 def _run_case(pair: dict[str, str], folder: Path, options: dict[str, Any], overwrite: bool) -> dict[str, Any]:
     try:
         if not overwrite and (folder / output.REPORT).is_file():
-            report = json.loads((folder / output.REPORT).read_text(encoding="utf-8"))
-            if difference := _differs(report, pair, options):
+            try:
+                report = json.loads((folder / output.REPORT).read_text(encoding="utf-8"))
+                difference, row = _differs(report, pair, options), summary_row(pair["case"], "kept", report)
+            except (ValueError, KeyError, TypeError):
+                raise OutputError(f"{folder / output.REPORT}: is damaged; give --overwrite to redo the case") from None
+            if difference:
                 raise OutputError(
                     f"its result was made with another {difference}; give --overwrite to redo, or another --output"
                 )
-            return summary_row(pair["case"], "kept", report)
+            return row
         for column in REQUIRED:
             if not pair[column]:
                 raise InputError(f"the row names no {column} image")

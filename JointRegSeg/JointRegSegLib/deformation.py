@@ -81,9 +81,9 @@ class Deformation:
         """Determinant of T's derivative on ``grid``, (1, 1, D, H, W): mm³ of moving tissue for each mm³ of fixed."""
         return fields.jacobian_determinant(self.displacement) * float(np.linalg.det(self.affine[:3, :3]))
 
-    def round_trip(self) -> torch.Tensor:
+    def round_trip(self, world: bool = False) -> torch.Tensor:
         """Voxels, (1, 1, D, H, W), by which there and back misses the start; NaN where it leaves the grid."""
-        return fields.round_trip(self.displacement, self.inverse)
+        return fields.round_trip(self.displacement, self.inverse, self.grid if world else None)
 
     def warp(
         self, image: torch.Tensor, source: Grid, mode: str = "bilinear", fill: float | None = None

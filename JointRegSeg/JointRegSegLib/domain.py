@@ -14,6 +14,8 @@ from .preprocess import INTENSITIES, Preprocessing
 TOLERANCE = 0.25
 #: The same for percentiles of normalized intensity, in standard deviations.
 INTENSITY_TOLERANCE = 0.35
+#: How far below that of the least clear training image the mean probability of the labels may lie.
+CONFIDENCE_TOLERANCE = 0.05
 PERCENTILES = (10, 50, 90)
 
 
@@ -61,7 +63,7 @@ def warnings(name: str, seen: dict[str, Any], domain: dict[str, Any], label_name
                     f"{name}: the model finds {value:.0f} mm³ of {label}, in training {low:.0f} to {high:.0f} mm³; "
                     "is it the right anatomy?"
                 )
-        if seen["confidence"] < domain["confidence"]:
+        if seen["confidence"] < domain["confidence"] - CONFIDENCE_TOLERANCE:
             out.append(
                 f"{name}: the model is unsure of its segmentation (mean probability {seen['confidence']:.2f}, "
                 f"in training at least {domain['confidence']:.2f})"

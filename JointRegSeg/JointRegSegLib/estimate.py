@@ -89,7 +89,7 @@ def by_model(
     with torch.inference_mode():
         answer = network.to(device)(inputs["moving"].to(device), inputs["fixed"].to(device))
         forward, backward = answer.forward, answer.backward
-        disagreement = float(fields.round_trip(forward, backward).nanmean()) * float(lattice.spacing.mean())
+        disagreement = float(fields.round_trip(forward, backward, lattice).nanmean())
         probabilities = {
             "fixed": answer.fixed_segmentation.softmax(1) if answer.fixed_segmentation is not None else None,
             "moving": answer.moving_segmentation.softmax(1) if answer.moving_segmentation is not None else None,
@@ -104,7 +104,8 @@ def by_model(
             forward.clone(),
             backward.clone(),
             objective,
-            refinement_levels(refine),
+            # Half resolution: a network's field is smooth, and a step costs an eighth.
+            [Level(2, refine)],
             classes["moving"],
             classes["fixed"],
             progress,
@@ -119,12 +120,6 @@ def by_model(
     )
     out.warnings = _domain_warnings(bundle, {"fixed": fixed, "moving": moving}, out)
     return out
-
-
-def refinement_levels(iterations: int) -> tuple[Level, ...]:
-    """How ``--refine N`` spends its steps: three quarters at half resolution, the rest at full."""
-    fine = iterations // 4
-    return Level(2, iterations - fine), Level(1, fine)
 
 
 def _domain_warnings(bundle: Bundle, volumes: dict[str, Volume], estimate: Estimate) -> list[str]:

@@ -90,14 +90,15 @@ def invert(
     return v
 
 
-def round_trip(forward: torch.Tensor, backward: torch.Tensor) -> torch.Tensor:
-    """Distance in voxels, (N, 1, D, H, W), by which forward and then backward miss the start; NaN where the way there
-    leaves the lattice, since no voxel answers for it."""
+def round_trip(forward: torch.Tensor, backward: torch.Tensor, grid: Grid | None = None) -> torch.Tensor:
+    """Distance, (N, 1, D, H, W), by which forward and then backward miss the start: in voxels, or with their ``grid`` in
+    mm. NaN where the way there leaves the lattice, since no voxel answers for it."""
     there = identity(forward) + forward
     limits = torch.tensor(forward.shape[2:], device=forward.device).view(1, 3, 1, 1, 1) - 1
     inside = ((there >= 0) & (there <= limits)).all(1, keepdim=True)
-    error = (forward + sample(backward, there)).norm(dim=1, keepdim=True)
-    return torch.where(inside, error, torch.nan)
+    error = forward + sample(backward, there)
+    length = (error if grid is None else to_world(error, grid)).norm(dim=1, keepdim=True)
+    return torch.where(inside, length, torch.nan)
 
 
 def jacobian_matrix(displacement: torch.Tensor) -> torch.Tensor:

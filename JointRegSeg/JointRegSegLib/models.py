@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ from . import __version__
 from .errors import ModelError
 from .networks import NETWORKS, RegistrationNetwork
 from .preprocess import Preprocessing
+from .refine import Objective
 
 GENERIC = "generic"
 _HERE = Path(__file__).resolve().parent
@@ -117,6 +119,11 @@ def open_bundle(folder: Path) -> Bundle:
         raise ModelError(f"{folder}: needs the network '{manifest['network']}', which this version does not have")
     if _numbers(manifest["requires"]) > _numbers(__version__):
         raise ModelError(f"{folder}: needs JointRegSeg {manifest['requires']}, this is {__version__}; update it")
+    labels, classes = len(manifest["labels"]), manifest["arguments"].get("classes", 0)
+    if len(manifest["domain"]["volumes"]) != labels or classes not in (0, labels + 1):
+        raise ModelError(f"{folder}: model.json contradicts itself in its number of labels; get the bundle anew")
+    if unknown := set(manifest["refinement"]) - {field.name for field in dataclasses.fields(Objective)}:
+        raise ModelError(f"{folder}: model.json is not valid at refinement: there is no '{min(unknown)}'")
     return Bundle(folder, manifest)
 
 
@@ -143,6 +150,8 @@ def _loaded(folder: Path, stamp: tuple[int, int]) -> RegistrationNetwork:
         network.load_state_dict({k: v.float() for k, v in load_file(weights).items()})
     except Exception as error:  # wrong arguments, file, shapes or names: torch and safetensors raise different types
         raise ModelError(f"{weights}: does not fit the network of model.json ({str(error).splitlines()[0]})") from None
+    if any(n % network.divisor for n in bundle.preprocessing.size):
+        raise ModelError(f"{folder}: model.json has a size that its network cannot take; get the bundle anew")
     return network.eval().requires_grad_(False)
 
 

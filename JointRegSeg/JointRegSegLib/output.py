@@ -95,7 +95,7 @@ def save(result: Registration, folder: str | Path, overwrite: bool = False, prog
             files.write_image(image, partial / f"{name}.nii.gz")
         files.write_transform(result.transform, partial / "transform.h5")
         files.write_transform(result.inverse_transform, partial / "inverse_transform.h5")
-        (partial / REPORT).write_text(json.dumps(result.report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (partial / REPORT).write_text(json.dumps(result.report, indent=2) + "\n", encoding="utf-8")
         tell(progress, "writing", (len(images) + 1) / (len(images) + 2))
         write_html(result, partial / "report.html")
         tell(progress, "writing", 1.0)

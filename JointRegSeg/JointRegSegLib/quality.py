@@ -58,23 +58,27 @@ def regularity(deformation: Deformation) -> dict[str, Any]:
     """Folding, spread of the log Jacobian, displacement and inverse consistency, on the deformation's grid."""
     jacobian = deformation.jacobian()
     positive = jacobian[jacobian > 0]
-    trip = deformation.round_trip()
-    trip = trip[~trip.isnan()]
     length = deformation.vectors().norm(dim=1)
-    mm = float(deformation.grid.spacing.mean())
-    voxels = {"mean": float(trip.mean()), "max": float(trip.max())} if len(trip) else {"mean": None, "max": None}
     return {
         "folded_share": float((jacobian <= 0).float().mean()),
         "jacobian": {"min": float(jacobian.min()), "max": float(jacobian.max())},
         "log_jacobian_spread": float(positive.log().std()) if len(positive) > 1 else None,
         "displacement_mm": {"mean": float(length.mean()), "max": float(length.max())},
-        "inverse_consistency_voxels": voxels,
-        "inverse_consistency_mm": {k: None if v is None else v * mm for k, v in voxels.items()},
+        "inverse_consistency_voxels": _mean_and_max(deformation.round_trip()),
+        "inverse_consistency_mm": _mean_and_max(deformation.round_trip(world=True)),
     }
 
 
+def _mean_and_max(distances: torch.Tensor) -> dict[str, float | None]:
+    known = distances[~distances.isnan()]
+    return {"mean": float(known.mean()), "max": float(known.max())} if len(known) else {"mean": None, "max": None}
+
+
 def overlap(carried: sitk.Image, target: sitk.Image, names: dict[int, str] | None = None) -> dict[str, Any]:
-    """Dice and HD95 (voxels of the fixed grid) of each label, and their means over labels."""
+    """Dice and HD95 (voxels of the fixed grid) of each label, and their means over labels.
+
+    A label that one map lacks has a Dice of 0 and no HD95; the mean HD95 is that of the others.
+    """
     a, b = (sitk.GetArrayViewFromImage(x) for x in (carried, target))
     labels = [int(v) for v in np.union1d(np.unique(a), np.unique(b)) if v]
     dice, hd95 = metrics.dice(a, b, labels), metrics.hausdorff95(a, b, labels)
@@ -85,7 +89,7 @@ def overlap(carried: sitk.Image, target: sitk.Image, names: dict[int, str] | Non
     return {
         "labels": rows,
         "mean_dice": _number(np.mean(list(dice.values()))) if labels else None,
-        "mean_hd95_voxels": _number(np.mean(list(hd95.values()))) if labels else None,
+        "mean_hd95_voxels": _number(np.nanmean([*hd95.values()])) if np.isfinite([*hd95.values()]).any() else None,
     }
 
 

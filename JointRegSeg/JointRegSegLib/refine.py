@@ -61,7 +61,7 @@ class Objective:
 
 
 #: What a bundle's refinement begins with; its manifest may change any of it.
-AFTER_NETWORK = Objective(image=0.3, overlap=1.0, inverse=0.1, margin=0.2, rate=0.03)
+AFTER_NETWORK = Objective(image=0.3, overlap=1.0, folding=100.0, inverse=0.1, margin=0.3, rate=0.03)
 #: Spacing of the parameters' lattice in voxels of the level's images.
 CONTROL = 2
 

@@ -42,7 +42,7 @@ def add_train(parser: argparse.ArgumentParser) -> None:
 
 def _train(arguments: argparse.Namespace) -> int:
     chosen = device.choose(arguments.device)
-    plan = trainer.Plan(mixed=chosen.type == "cuda")
+    plan = replace(trainer.Plan(), mixed=chosen.type == "cuda")
     changes = {
         k: getattr(arguments, k) for k in ("steps", "pairs", "mixed", "arguments") if getattr(arguments, k) is not None
     }

@@ -28,6 +28,7 @@ class Weights:
     overlap: float = 1.0
     gradient: float = 0.1
     inverse: float = 0.05
+    smoothness: float = 0.0
     folding: float = 10.0
     segmentation: float = 1.0
 
@@ -91,6 +92,7 @@ def objective(
         out["overlap"] += share * losses.dice(fields.warp(moving_labels, u)[:, 1:], target[:, 1:])
         out["gradient"] += share * losses.gradient_deviation(level.gradients)
         out["folding"] += share * losses.folding(u)
+        out["smoothness"] += share * losses.diffusion(u)
         out["inverse"] += share * losses.inverse_consistency(u[:n], u[n:])
     both = torch.cat([prediction.forward, prediction.backward])
     out["overlap"] = out["overlap"] + losses.dice(fields.warp(labels[:, 1:], both), fixed_labels[:, 1:])

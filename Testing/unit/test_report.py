@@ -423,7 +423,10 @@ def test_outlines_are_where_the_labels_end_in_the_colors_of_the_legend(moved, ga
         for mask in (green, edge)
     )
     assert np.percentile(to_green[edge], 90) < 2.5  # the edge is drawn, all along
-    assert to_edge[green].max() * lattice.spacing[0] < 2.4  # and nothing farther away than the carried labels may be
+    assert np.median(to_edge[green]) < 2
+    assert (
+        to_edge[green].max() * lattice.spacing[0] < 2 * 2.4
+    )  # the carried labels' edge is off by a thick voxel at most
 
 
 def test_jacobian_colors_say_squeezed_stretched_folded_and_unchanged():
@@ -602,17 +605,19 @@ def test_an_image_elsewhere_in_space_an_empty_map_and_a_name_that_is_no_text(tmp
     affine = np.eye(4)
     affine[:3, 3] = 500
     image = blob(grid, grid.center, 6)
-    empty = sitk.Image(grid.size, sitk.sitkUInt16)
-    result = registration(
-        image,
-        blob(grid.transformed(affine), grid.center + 500, 6),
-        Deformation.identity(grid, affine),
-        fixed_labels=empty,
-    )
+    half = grid.cropped((0, 0, 0), (15, 30, 30)).transformed(affine)  # the patient's right half only
+    moving = blob(half, grid.center + 500, 6)
+    empty = scalar_image(np.zeros(grid.shape, np.uint16), grid)
+    result = registration(image, moving, Deformation.identity(grid, affine), fixed_labels=empty)
     result.report = {"inputs": {"fixed": {"file": "bad\udcff.nii"}}, "verdict": {"color": "amber", "reasons": ["r"]}}
     write_html(result, tmp_path / "far.html")
     page = Page((tmp_path / "far.html").read_text(encoding="utf-8"))
     assert page.text.count("The moving image lies elsewhere in space.") == 3
+    warped = next(image for image in page.images if image["alt"].startswith("Moving, warped, axial"))
+    shown = pixels(base64.b64decode(warped["src"].partition(",")[2]))
+    outside = (shown == canvas.OUTSIDE).all(-1)[30:-30]
+    assert not outside[:, 20:110].any()
+    assert outside[:, 140:-20].all()
     assert "without the mean shift of 707.1 mm" in page.text
     assert "bad\\udcff.nii" in page.text
     assert "AMBER" in page.text

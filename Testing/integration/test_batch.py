@@ -1,0 +1,207 @@
+"""A table of pairs: every case by itself, resumed where it stopped, summed up."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from conftest import small_grid, small_scene
+from JointRegSegLib import batch
+from JointRegSegLib.errors import Canceled, InputError
+from JointRegSegLib.points import write_points
+from samples import array, label_map, volume, write
+
+
+@pytest.fixture
+def table(installed, tmp_path: Path) -> Path:
+    """Three cases with everything that may be given, files beside the table; the second one's moving is missing."""
+    folder = tmp_path / "data"
+    lines = ["case,fixed,moving,fixed_labels,moving_labels,fixed_points,moving_points"]
+    for i in range(4):
+        write(volume(small_scene(i), small_grid()), folder / f"{i}.nii.gz")
+        write(label_map(small_scene(i), small_grid()), folder / f"{i}_labels.nii.gz")
+        write_points(small_scene(i).centers[1:], folder / f"{i}.csv")
+    for case, fixed, moving in (("a", 0, 1), ("b", 1, 9), ("c d", 2, 3)):
+        lines.append(
+            f"{case},{fixed}.nii.gz,{moving}.nii.gz,{fixed}_labels.nii.gz,{moving}_labels.nii.gz,{fixed}.csv,{moving}.csv"
+        )
+    path = folder / "pairs.csv"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8-sig")  # with a byte order mark, as Excel writes it
+    return path
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "summary.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    return {str(p): p.stat().st_mtime_ns for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "summary.csv"}
+
+
+def test_one_bad_case_stops_nothing_and_a_second_run_resumes(table, shell, tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    command = ["batch", table, "--model", "tiny-blobs", "--output", output]
+    code, said, error = shell(*command)
+    assert code == 1
+    assert error == f"b: {table.parent / '9.nii.gz'}: no such file; check the path\n"
+    assert said == f"2 done, 0 kept from before, 1 failed; summary: {output / 'summary.csv'}\n"
+    assert sorted(p.name for p in output.iterdir()) == ["a", "c d", "summary.csv"]
+    assert [(r["case"], r["status"]) for r in rows(output)] == [("a", "done"), ("b", "failed"), ("c d", "done")]
+    assert "no such file" in rows(output)[1]["reason"]
+    written = stamps(output)
+
+    write(volume(small_scene(9), small_grid()), table.parent / "9.nii.gz")
+    write(label_map(small_scene(9), small_grid()), table.parent / "9_labels.nii.gz")
+    write_points(small_scene(9).centers[1:], table.parent / "9.csv")
+    monkeypatch.chdir(table.parent)  # the same table by another name
+    code, said, error = shell("batch", "pairs.csv", "--model", "tiny-blobs", "--output", os.path.relpath(output))
+    assert (code, error) == (0, "")
+    assert said.startswith("1 done, 2 kept from before, 0 failed")
+    assert stamps(output).items() > written.items()
+    assert [r["status"] for r in rows(output)] == ["kept", "done", "kept"]
+
+    code, said, _ = shell(*command, "--overwrite")
+    assert code == 0 and said.startswith("3 done, 0 kept")
+    assert not [p for p, stamp in stamps(output).items() if written.get(p) == stamp]
+
+
+def test_changed_settings_or_inputs_are_not_mixed(table, shell, tmp_path):
+    output = tmp_path / "out"
+    first = table.with_name("first.csv")
+    first.write_text("case,fixed,moving\na,0.nii.gz,1.nii.gz\n")
+    command = ["batch", first, "--model", "tiny-blobs", "--output", output]
+    assert shell(*command)[0] == 0
+    written = stamps(output)
+    for name, value in (("--refine", 3), ("--seed", 1), ("--align", "world"), ("--similarity", "mse"), ("--fill", 0)):
+        code, _, error = shell(*command, name, value)
+        assert code == 1
+        assert name in error and "--overwrite" in error and error.startswith("a: ")
+    for change, name in (("a,0.nii.gz,2.nii.gz", "moving input"), ("a,2.nii.gz,1.nii.gz", "fixed input")):
+        first.write_text(f"case,fixed,moving\n{change}\n")
+        code, _, error = shell(*command)
+        assert code == 1 and name in error
+    assert stamps(output) == written
+    first.write_text("case,fixed,moving\na,0.nii.gz,1.nii.gz\n")
+    assert shell(*command, "--align", "center")[1].startswith("0 done, 1 kept")  # which is what the model does anyhow
+
+
+def test_summary_says_what_the_reports_say(table, tmp_path):
+    outcome = batch.run_batch(table, tmp_path / "out", {"model": "tiny-blobs"})
+    assert outcome.counts == (2, 0, 1)
+    assert [row["case"] for row in outcome.failed] == ["b"]
+    row = rows(tmp_path / "out")[0]
+    report = json.loads((tmp_path / "out" / "a" / "report.json").read_text(encoding="utf-8"))
+    quality = report["quality"]
+    for column, value in {
+        "dice_before": quality["labels"]["before"]["mean_dice"],
+        "dice_after": quality["labels"]["after"]["mean_dice"],
+        "hd95_voxels_after": quality["labels"]["after"]["mean_hd95_voxels"],
+        "landmarks_mm_before": quality["landmarks"]["before_mm"]["mean"],
+        "landmarks_mm_after": quality["landmarks"]["after_mm"]["mean"],
+        "segmentation_agreement": quality["segmentation_agreement"]["mean_dice"],
+        "local_correlation_after": quality["similarity"]["local_correlation"]["after"],
+        "folded_percent": 100 * quality["regularity"]["folded_share"],
+        "inverse_mean_voxels": quality["regularity"]["inverse_consistency_voxels"]["mean"],
+        "seconds": report["seconds"]["total"],
+    }.items():
+        assert float(row[column]) == pytest.approx(value, rel=1e-5), column
+    assert row["verdict"] == report["verdict"]["color"]
+    truth, carried = array(table.parent / "0_labels.nii.gz"), array(tmp_path / "out" / "a" / "warped_labels.nii.gz")
+    dice = [2 * ((truth == k) & (carried == k)).sum() / ((truth == k).sum() + (carried == k).sum()) for k in (1, 2)]
+    assert float(row["dice_after"]) == pytest.approx(np.mean(dice), rel=1e-5)
+
+
+def test_cases_without_a_name_are_numbered(table, tmp_path):
+    table.write_text("moving,fixed\n1.nii.gz,0.nii.gz\n,2.nii.gz\n")
+    outcome = batch.run_batch(table, tmp_path / "out", {"model": "tiny-blobs"})
+    assert [row["case"] for row in outcome.rows] == ["0001", "0002"]
+    assert (tmp_path / "out" / "0001" / "report.json").is_file()
+    assert outcome.rows[1]["reason"] == "the row names no moving image"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ("lacks the column fixed", "columns are fixed, moving and optionally case")),
+        ("fixed,moving\n", ("holds no pairs",)),
+        ("fixed,case\na,b\n", ("lacks the column moving",)),
+        ("fixed,moving,label\na,b,c\n", ("unknown column 'label'",)),
+        ("case,fixed,moving\na,x,y\na,x,z\n", ("two rows have the case 'a'",)),
+        ("case,fixed,moving\n../a,x,y\n", ("row 1", "'../a' cannot be the name of a folder")),
+        ("case,fixed,moving\n0002,x,y\n,x,y\n", ("two rows have the case '0002'",)),
+        ("fixed,moving\n\xff\x00,\n", ("comma-separated UTF-8",)),
+    ],
+)
+def test_bad_tables(refused, tmp_path, text, words):
+    path = tmp_path / "pairs.csv"
+    path.write_bytes(text.encode("latin-1"))
+    refused("batch", path, words=(str(path), *words))
+
+
+def test_what_no_case_could_do_without(table, refused, tmp_path):
+    refused("batch", table.with_name("none.csv"), words=("none.csv", "no such file", "columns fixed and moving"))
+    refused("batch", table, "--model", "brains", words=("no model 'brains'",))
+    refused("batch", table, output=Path("/proc/out"), words=("/proc/out", "cannot be created"))
+
+
+def test_a_folder_that_is_no_result_is_left_alone(table, shell, tmp_path):
+    (tmp_path / "out" / "a").mkdir(parents=True)
+    (tmp_path / "out" / "a" / "thesis.txt").write_text("mine")
+    code, _, error = shell("batch", table, "--model", "tiny-blobs", "--output", tmp_path / "out")
+    assert code == 1 and "a: " in error and "exists already" in error
+    assert (tmp_path / "out" / "a" / "thesis.txt").read_text(encoding="utf-8") == "mine"
+    assert (tmp_path / "out" / "c d" / "warped.nii.gz").is_file()
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[]"])
+def test_a_damaged_report_is_named(table, tmp_path, text):
+    report = tmp_path / "out" / "a" / "report.json"
+    report.parent.mkdir(parents=True)
+    report.write_text(text)
+    row = batch.run_batch(table, tmp_path / "out", {"model": "tiny-blobs"}).rows[0]
+    assert row["status"] == "failed" and row["reason"] == f"{report}: is damaged; give --overwrite to redo the case"
+    assert batch.run_batch(table, tmp_path / "out", {"model": "tiny-blobs"}, overwrite=True).rows[0]["status"] == "done"
+
+
+def test_whatever_breaks_a_case_the_others_run(table, tmp_path, monkeypatch):
+    real = batch.register_and_segment
+
+    def breaks_on_first(fixed, moving, **options):
+        if fixed.endswith("0.nii.gz"):
+            raise ZeroDivisionError("a bug")
+        return real(fixed, moving, **options)
+
+    monkeypatch.setattr(batch, "register_and_segment", breaks_on_first)
+    outcome = batch.run_batch(table, tmp_path / "out", {"model": "tiny-blobs"})
+    assert [r["status"] for r in outcome.rows] == ["failed", "failed", "done"]
+    assert outcome.rows[0]["reason"] == "ZeroDivisionError: a bug"
+
+
+def test_progress_and_cancel(table, tmp_path):
+    told = []
+
+    def listen(case: str, fraction: float) -> bool:
+        told.append((case, fraction))
+        return case != "c d"
+
+    with pytest.raises(Canceled):
+        batch.run_batch(table, tmp_path / "out", {"model": "tiny-blobs"}, progress=listen)
+    assert [case for case, _ in told] == ["a", "b", "c d"]
+    assert [f for _, f in told] == pytest.approx([0, 1 / 3, 2 / 3])
+    assert [r["case"] for r in rows(tmp_path / "out")] == ["a", "b"]
+    assert sitk.ReadImage(str(tmp_path / "out" / "a" / "warped.nii.gz")).GetDimension() == 3
+
+
+def test_absolute_paths_stay(table):
+    table.write_text(f"fixed,moving,case\n{table.parent / '0.nii.gz'}, 1.nii.gz ,x\n")
+    assert batch.read_pairs(table) == [
+        {"fixed": str(table.parent / "0.nii.gz"), "moving": str(table.parent / "1.nii.gz"), "case": "x"}
+    ]
+    with pytest.raises(InputError, match="no such file"):
+        batch.read_pairs(table.parent)

@@ -1,0 +1,65 @@
+"""Results are written as a whole or not at all, and what was there before goes only when the new one is complete."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from JointRegSegLib import files, output, register
+from JointRegSegLib.errors import OutputError
+
+
+@pytest.fixture
+def result(installed, pair):
+    return register(pair["fixed"], pair["moving"], "tiny-blobs")
+
+
+def breaks(*arguments):
+    raise OSError(28, "No space left on device")
+
+
+def stops(*arguments):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("step", ["write_image", "write_transform"])
+@pytest.mark.parametrize(("failure", "error"), [(breaks, OutputError), (stops, KeyboardInterrupt)])
+def test_nothing_is_left_of_a_failed_writing(result, tmp_path, monkeypatch, step, failure, error):
+    before = sorted(tmp_path.iterdir())
+    monkeypatch.setattr(files, step, failure)
+    with pytest.raises(error):
+        result.save(tmp_path / "out")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_failed_overwriting_keeps_the_old_result(result, tmp_path, monkeypatch):
+    folder = result.save(tmp_path / "out")
+    kept = {p.name: p.read_bytes() for p in folder.iterdir()}
+    monkeypatch.setattr(files, "write_transform", breaks)
+    with pytest.raises(OutputError, match="No space left"):
+        result.save(tmp_path / "out", overwrite=True)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == kept
+    assert [p.name for p in tmp_path.iterdir() if p.name != "pair"] == ["out"]
+
+
+def test_folder_is_readable_by_others_and_given_back(result, tmp_path):
+    folder = result.save(tmp_path / "out")
+    assert folder == tmp_path / "out"
+    assert folder.stat().st_mode & 0o777 == 0o755
+    assert json.loads((folder / output.REPORT).read_text(encoding="utf-8"))["model"]["name"] == "tiny-blobs"
+
+
+def test_the_working_folder_itself(result, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    result.save(".")
+    assert (tmp_path / "here" / "report.json").is_file()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["here", "pair"]
+
+
+def test_free_places(tmp_path):
+    assert output.check_free(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be created"):
+        output.check_free(tmp_path / "file" / "out")
