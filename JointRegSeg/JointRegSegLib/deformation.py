@@ -82,7 +82,7 @@ class Deformation:
         return fields.jacobian_determinant(self.displacement) * float(np.linalg.det(self.affine[:3, :3]))
 
     def round_trip(self, world: bool = False) -> torch.Tensor:
-        """Voxels, (1, 1, D, H, W), by which there and back misses the start; NaN where it leaves the grid."""
+        """By how many voxels (or mm of the ``world``) there and back misses the start; see `fields.round_trip`."""
         return fields.round_trip(self.displacement, self.inverse, self.grid if world else None)
 
     def warp(

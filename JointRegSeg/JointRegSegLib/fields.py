@@ -91,8 +91,10 @@ def invert(
 
 
 def round_trip(forward: torch.Tensor, backward: torch.Tensor, grid: Grid | None = None) -> torch.Tensor:
-    """Distance, (N, 1, D, H, W), by which forward and then backward miss the start: in voxels, or with their ``grid`` in
-    mm. NaN where the way there leaves the lattice, since no voxel answers for it."""
+    """Distance, (N, 1, D, H, W), by which forward and then backward miss the start: voxels, or with ``grid`` mm.
+
+    NaN where the way there leaves the lattice, since no voxel answers for it.
+    """
     there = identity(forward) + forward
     limits = torch.tensor(forward.shape[2:], device=forward.device).view(1, 3, 1, 1, 1) - 1
     inside = ((there >= 0) & (there <= limits)).all(1, keepdim=True)

@@ -77,7 +77,8 @@ def _mean_and_max(distances: torch.Tensor) -> dict[str, float | None]:
 def overlap(carried: sitk.Image, target: sitk.Image, names: dict[int, str] | None = None) -> dict[str, Any]:
     """Dice and HD95 (voxels of the fixed grid) of each label, and their means over labels.
 
-    A label that one map lacks has a Dice of 0 and no HD95; the mean HD95 is that of the others.
+    A label that one map lacks has a Dice of 0 and no HD95, and there is no mean HD95 then: that of the others would
+    flatter.
     """
     a, b = (sitk.GetArrayViewFromImage(x) for x in (carried, target))
     labels = [int(v) for v in np.union1d(np.unique(a), np.unique(b)) if v]
@@ -89,7 +90,7 @@ def overlap(carried: sitk.Image, target: sitk.Image, names: dict[int, str] | Non
     return {
         "labels": rows,
         "mean_dice": _number(np.mean(list(dice.values()))) if labels else None,
-        "mean_hd95_voxels": _number(np.nanmean([*hd95.values()])) if np.isfinite([*hd95.values()]).any() else None,
+        "mean_hd95_voxels": _number(np.mean(list(hd95.values()))) if labels else None,
     }
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 import torch
-from JointRegSegLib import files, metrics, models
+from JointRegSegLib import fields, files, metrics, models
 from JointRegSegLib.batch import run_batch
 from JointRegSegLib.cli import REFINE_STEPS
 from JointRegSegLib.deformation import scalar_image
@@ -88,10 +88,9 @@ def prepare(source: Path, folder: Path, pairs: list[tuple[str, str]]) -> Path:
         for name in {name for pair in pairs for name in pair}:
             values, grid = files.to_tensor(files.read_image(source / kind / f"{name}.nii.gz"))
             target = grid.fitted([SIDE] * 3)
-            # Everybody's middle lies at the same point, as in the challenge.
+            # Everybody's first voxel, and so the middle too, lies at the same point, as in the challenge.
             image = scalar_image(resample(values, grid, target, fill=0), target)
             image.SetOrigin([0, 0, 0])
-            image.SetDirection(np.eye(3).ravel().tolist())
             files.write_image(
                 sitk.Cast(image, sitk.sitkUInt8) if kind == "labels" else image, padded / kind / f"{name}.nii.gz"
             )
@@ -176,9 +175,9 @@ def score(table: Path, folder: Path | None, seconds: dict[str, float] | None = N
             "hd95": np.mean(list(metrics.hausdorff95(carried, truth, LABELS).values())),
         }
         if case is not None:
-            vectors = sitk.GetArrayFromImage(sitk.ReadImage(str(case / "displacement.nii.gz")))
-            # These grids have 1 mm voxels along x, y, z: mm are voxels, channels only need array order.
-            field = np.moveaxis(vectors, -1, 0)[::-1].astype(np.float32)
+            image = sitk.ReadImage(str(case / "displacement.nii.gz"))
+            vectors = torch.from_numpy(np.moveaxis(sitk.GetArrayFromImage(image), -1, 0).astype(np.float32))
+            field = fields.to_voxel(vectors[None], files.grid_of(image))[0].numpy()
             row |= {
                 "folded": metrics.folded_share(field),
                 "sdlogj": metrics.sdlogj(field),
@@ -197,11 +196,12 @@ def score(table: Path, folder: Path | None, seconds: dict[str, float] | None = N
 def there_and_back(case: Path) -> tuple[float, float]:
     """Mean and largest distance in voxels of transform.h5 followed by inverse_transform.h5, inside the image."""
     forward, backward = (sitk.ReadTransform(str(case / f"{name}.h5")) for name in ("transform", "inverse_transform"))
+    grid = files.grid_of(sitk.ReadImage(str(case / "warped.nii.gz")))
     axis = np.arange(2, SIDE - 2, 4, dtype=float)
     errors = []
-    for point in np.stack(np.meshgrid(axis, axis, axis), -1).reshape(-1, 3).tolist():
+    for point in grid.to_world(np.stack(np.meshgrid(axis, axis, axis), -1).reshape(-1, 3)).tolist():
         there = forward.TransformPoint(point)
-        if min(there) >= 0 and max(there) <= SIDE - 1:
+        if grid.contains(there):  # 1 mm voxels: millimeters are voxels
             errors.append(np.linalg.norm(np.subtract(backward.TransformPoint(there), point)))
     return float(np.mean(errors)), float(np.max(errors))
 
