@@ -199,6 +199,22 @@ def test_progress_and_cancel(table, tmp_path):
     assert sitk.ReadImage(str(tmp_path / "out" / "a" / "warped.nii.gz")).GetDimension() == 3
 
 
+def test_canceling_within_a_case_is_no_failure_of_it(table, tmp_path, monkeypatch):
+    def canceled(*arguments, **options):
+        raise Canceled
+
+    monkeypatch.setattr(batch, "register_and_segment", canceled)
+    with pytest.raises(Canceled):
+        batch.run_batch(table, tmp_path / "out", {"model": "tiny-blobs"})
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_summary_that_cannot_be_written(table, refused, tmp_path):
+    table.write_text("fixed,moving\nnone.nii.gz,none.nii.gz\n")
+    (tmp_path / "out" / "summary.csv").mkdir(parents=True)
+    refused("batch", table, output=tmp_path / "out", words=("summary.csv", "cannot be written"))
+
+
 def test_absolute_paths_stay(table):
     table.write_text(f"fixed,moving,case\n{table.parent / '0.nii.gz'}, 1.nii.gz ,x\n")
     assert batch.read_pairs(table) == [

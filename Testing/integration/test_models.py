@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -62,6 +63,13 @@ def test_written_and_read_back(installed, tmp_path):
         assert torch.equal(value, network.state_dict()[name])
     assert copy.label_values == [1, 2]
     assert copy.preprocessing.size == (16, 16, 16)
+
+
+def test_preprocessing_that_does_not_exist(installed):
+    with pytest.raises(ValueError, match="unknown intensity preprocessing 'window'; known: zscore"):
+        replace(installed.preprocessing, intensity="window")
+    with pytest.raises(ValueError, match="not 'corner'"):
+        replace(installed.preprocessing, alignment="corner")
 
 
 def test_list(installed, shell):

@@ -46,7 +46,7 @@ def way(request: pytest.FixtureRequest, bundle, tmp_path_factory: pytest.TempPat
         refine = 8 if request.param == "refined" else 0
     sources = {
         "fixed": write(volume(scenes[0], grids[0]), folder / "fixed.nii.gz"),
-        "moving": write(volume(scenes[1], grids[1], moved, np.int16), folder / "moving.nrrd"),
+        "moving": write(volume(scenes[1], grids[1], moved, np.int16) - 1000, folder / "moving.nrrd"),
         "fixed_labels": write(label_map(scenes[0], grids[0]), folder / "fixed_labels.nii.gz"),
         "moving_labels": write(label_map(scenes[1], grids[1], moved), folder / "moving_labels.mha"),
         "fixed_points": folder / "fixed.csv",
@@ -168,7 +168,7 @@ def test_known_motion_is_measured(way):
         errors = np.linalg.norm(through(way.result.transform, points) - place(points, KNOWN), axis=1)
         assert errors.mean() < 0.5 * way.grids[0].spacing.mean()
         assert quality["landmarks"]["before_mm"]["mean"] > 3 and quality["landmarks"]["after_mm"]["mean"] < 1
-        assert quality["labels"]["before"]["mean_dice"] < 0.75 and quality["labels"]["after"]["mean_dice"] > 0.85
+        assert quality["labels"]["before"]["mean_dice"] < 0.75 and quality["labels"]["after"]["mean_dice"] > 0.8
         assert way.result.verdict == "green"
         inside = way.scenes[0].inside(voxel_centers(files.grid_of(images(way)[0])))[0] > 0.5
         jacobian = array(way.output / "jacobian.nii.gz")[inside].mean()
