@@ -104,7 +104,7 @@ def by_model(
             forward.clone(),
             backward.clone(),
             objective,
-            # Half resolution: a network's field is smooth, and a step costs an eighth.
+            # Half resolution: there a step costs an eighth.
             [Level(2, refine)],
             classes["moving"],
             classes["fixed"],
