@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from . import device, models, output
 from .errors import Canceled, InputError, JointRegSegError, OutputError
-from .pipeline import register_and_segment
+from .pipeline import check_options, register_and_segment
 
 REQUIRED = ("fixed", "moving")
 OPTIONAL = ("case", "moving_labels", "fixed_labels", "moving_points", "fixed_points")
@@ -86,6 +86,7 @@ def run_batch(
     options: dict[str, Any],
     overwrite: bool = False,
     progress: Callable[[str, float], bool | None] | None = None,
+    finished: Callable[[dict[str, Any]], None] | None = None,
 ) -> Outcome:
     """Register all pairs of a table.
 
@@ -98,6 +99,8 @@ def run_batch(
         Keyword arguments of `register_and_segment`.
     progress : callable, optional
         ``progress(case, fraction of all cases)``; returning False cancels.
+    finished : callable, optional
+        Called with the row of each case (see `summary_row`) when it is finished.
 
     Raises
     ------
@@ -105,6 +108,7 @@ def run_batch(
         If the table, the model, the device or the output folder cannot be used at all.
     """
     pairs = read_pairs(table)
+    check_options(**options)
     if str(options.get("model", models.GENERIC)) != models.GENERIC:
         models.load(models.find(options["model"]))
     device.choose(options.get("device_name", "auto"))
@@ -120,6 +124,8 @@ def run_batch(
                 raise Canceled
             rows.append(_run_case(pair, folder / pair["case"], options, overwrite))
             write_summary(rows, folder / SUMMARY)
+            if finished:
+                finished(rows[-1])
     return Outcome(rows, folder / SUMMARY)
 
 

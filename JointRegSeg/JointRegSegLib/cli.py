@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
+from .device import CHOICES
 from .errors import Canceled, JointRegSegError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--similarity", choices=("lncc", "mse", "mi"), default="lncc", help="mi for two modalities")
     parser.add_argument("--align", choices=("world", "center"), help="begin as they lie in space, or middle on middle")
     parser.add_argument("--fill", type=float, metavar="VALUE", help="value for NaN and infinite voxels")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--device", choices=CHOICES, default="auto")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--overwrite", action="store_true", help="replace results that exist")
 
@@ -103,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="simulate a breathing thorax (or take a real pair) and register it")
     demo.add_argument("--data", type=Path, metavar="DIR", help="take a real pair from this folder of data")
     demo.add_argument("--output", type=Path, default=Path("demo"), metavar="DIR")
-    demo.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    demo.add_argument("--device", choices=CHOICES, default="auto")
     demo.set_defaults(run=_demo)
 
     for entry in sorted(entry_points(group=PLUGINS), key=lambda e: e.name):
@@ -146,8 +147,15 @@ def summary(result: Registration) -> str:
 
 def _batch(arguments: argparse.Namespace) -> int:
     from .batch import run_batch
+    from .terminal import say
 
-    outcome = run_batch(arguments.pairs, arguments.output, options_of(arguments), arguments.overwrite)
+    def finished(row: dict[str, Any]) -> None:
+        seconds = f" in {row['seconds']:.1f} s" if row["status"] == "done" else ""
+        say(f"{row['case']}: {row['status']}{seconds}{', ' + row['verdict'] if 'verdict' in row else ''}")
+
+    outcome = run_batch(
+        arguments.pairs, arguments.output, options_of(arguments), arguments.overwrite, finished=finished
+    )
     for row in outcome.failed:
         print(f"{row['case']}: {row['reason']}", file=sys.stderr)
     done, kept, failed = outcome.counts

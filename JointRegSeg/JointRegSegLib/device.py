@@ -1,10 +1,13 @@
-"""Where torch computes."""
+"""Where torch computes; torch itself is imported only when that is asked."""
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
 
 from .errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 CHOICES = ("auto", "cpu", "cuda")
 
@@ -17,6 +20,8 @@ def choose(name: str) -> torch.device:
     InputError
         If there is no such device here.
     """
+    import torch
+
     if name not in CHOICES:
         raise InputError(f"unknown device '{name}'; choose one of {', '.join(CHOICES)}")
     if name == "cuda" and not torch.cuda.is_available():
@@ -26,6 +31,8 @@ def choose(name: str) -> torch.device:
 
 def describe(device: torch.device) -> str:
     """The device for a report."""
+    import torch
+
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"
     return f"cpu ({torch.get_num_threads()} threads)"

@@ -21,9 +21,9 @@ from .similarity import Similarity
 
 #: Longest side, in voxels, of the images that `generic` compares. The field is smoother than that anyhow.
 GENERIC_SIDE = 112
-#: `generic` spends 20 steps at full resolution on a lattice of so many voxels, fewer on a larger one: they cost most,
-#: and matter for small structures only.
-GENERIC_VOXELS = 300_000
+#: `generic` spends at most 40 steps at full resolution on a lattice of so many voxels, fewer on a larger one: they cost
+#: most, and matter for small structures only.
+GENERIC_VOXELS = 150_000
 
 
 @dataclass
@@ -105,7 +105,7 @@ def by_model(
             backward.clone(),
             objective,
             # Half resolution: there a step costs an eighth.
-            [Level(2, refine)],
+            [Level(2, refine, 0.03)],
             classes["moving"],
             classes["fixed"],
             progress,
@@ -156,18 +156,28 @@ def by_optimization(
     if alignment == "center":
         start[:3, 3] = moving.grid.center - fixed.grid.center
     zscore = INTENSITIES["zscore"]
-    small_fixed, lattice = shrink_to(fixed.values, fixed.grid, GENERIC_SIDE)
+    small_fixed, lattice = shrink_to(*_foreground(fixed), GENERIC_SIDE)
     # The moving image is averaged to the same spacing, so that both are equally sharp.
     side = round(float(moving.grid.extent.max() / lattice.spacing.max()))
     small_moving, moving_lattice = shrink_to(moving.values, moving.grid, max(side, 2))
     small_fixed, small_moving = (zscore(x, x).to(device) for x in (small_fixed, small_moving))
     matrix = register_affine(small_moving, moving_lattice, small_fixed, lattice, start, similarity, progress)
     carried = resample(small_moving, moving_lattice, lattice, matrix)
-    fine = min(20, 20 * GENERIC_VOXELS // lattice.voxels)
-    levels = (Level(4, 30), Level(2, 40), Level(1, fine + refine))
+    fine = min(40, 40 * GENERIC_VOXELS // lattice.voxels)
+    levels = (Level(4, 30, 0.3), Level(2, 40, 0.3), Level(1, fine + refine, 0.1))
     objective = Objective(similarity=similarity)
     forward, inverse = from_nothing(carried, small_fixed, objective, levels, progress)
     return Estimate(Deformation(lattice, forward.cpu(), inverse.cpu(), matrix), alignment)
+
+
+def _foreground(volume: Volume, margin: int = 4) -> tuple[torch.Tensor, Grid]:
+    """Without the rim that holds nothing but the image's lowest value: padding costs time and tells nothing."""
+    seen = (volume.values[0, 0] > volume.values.min()).nonzero()
+    first = (seen.amin(0) - margin).clamp_min(0)
+    last = torch.minimum(seen.amax(0) + margin, torch.tensor(volume.grid.shape) - 1)
+    (k, j, i), size = first.tolist(), (last - first + 1).tolist()
+    box = volume.values[..., k : k + size[0], j : j + size[1], i : i + size[2]]
+    return box, volume.grid.cropped((i, j, k), size[::-1])
 
 
 def require_overlap(fixed: Grid, moving: Grid, alignment: str) -> None:

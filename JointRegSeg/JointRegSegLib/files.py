@@ -81,6 +81,7 @@ def _read(path: Path) -> sitk.Image:
         if path.is_dir():
             return _read_dicom(path)
         bad = nifti.check(path)
+        _check_meta(path)
         with _quiet():
             image = sitk.ReadImage(str(path))
         return _with_nan(image, bad) if len(bad) else image
@@ -93,6 +94,17 @@ def _read(path: Path) -> sitk.Image:
         raise InputError(
             f"{path}: cannot be read as an image ({_last_line(error)}); check that it is one and whole"
         ) from None
+
+
+def _check_meta(path: Path) -> None:
+    """Refuse a MetaImage with spacing of zero or less, which ITK would read as an axis that is flipped."""
+    if path.suffix.lower() not in (".mha", ".mhd"):
+        return
+    with path.open("rb") as stream:
+        found = re.search(rb"^ElementS(?:pacing|ize)\s*=([^\r\n]*)", stream.read(4096), re.MULTILINE)
+    numbers = re.findall(rb"[-+.\deE]+", found[1]) if found else []
+    if any(number.startswith(b"-") or not float(number) for number in numbers):
+        raise InputError(_spacing(path))
 
 
 def _with_nan(image: sitk.Image, positions: np.ndarray) -> sitk.Image:

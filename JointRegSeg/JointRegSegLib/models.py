@@ -105,13 +105,19 @@ def open_bundle(folder: Path) -> Bundle:
     ModelError
         If the manifest is unreadable, breaks the schema, or needs a newer library.
     """
+    try:
+        manifest = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder}: model.json cannot be read ({error}); get the bundle anew") from None
+    _check(manifest, folder)
+    return Bundle(folder, manifest)
+
+
+def _check(manifest: dict[str, Any], folder: Path) -> None:
     import jsonschema
 
     try:
-        manifest = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         jsonschema.validate(manifest, schema())
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder}: model.json cannot be read ({error}); get the bundle anew") from None
     except jsonschema.ValidationError as error:
         place = "/".join(map(str, error.absolute_path)) or "top level"
         raise ModelError(f"{folder}: model.json is not valid at {place}: {error.message}") from None
@@ -124,7 +130,6 @@ def open_bundle(folder: Path) -> Bundle:
         raise ModelError(f"{folder}: model.json contradicts itself in its number of labels; get the bundle anew")
     if unknown := set(manifest["refinement"]) - {field.name for field in dataclasses.fields(Objective)}:
         raise ModelError(f"{folder}: model.json is not valid at refinement: there is no '{min(unknown)}'")
-    return Bundle(folder, manifest)
 
 
 @lru_cache(maxsize=1)
@@ -185,13 +190,15 @@ def write_bundle(folder: Path, manifest: dict[str, Any], network: RegistrationNe
     Raises
     ------
     ModelError
-        If the manifest breaks the schema.
+        If the manifest breaks the schema; nothing is written then.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
+    weights = save({name: value.detach().cpu().half().contiguous() for name, value in network.state_dict().items()})
+    manifest = {**manifest, "sha256": hashlib.sha256(weights).hexdigest(), "requires": __version__}
+    manifest = json.loads(json.dumps(manifest))  # tuples become lists, which the schema knows
+    _check(manifest, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: value.detach().cpu().half().contiguous() for name, value in network.state_dict().items()}
-    save_file(tensors, folder / "weights.safetensors")
-    manifest = {**manifest, "sha256": sha256(folder / "weights.safetensors"), "requires": __version__}
+    (folder / "weights.safetensors").write_bytes(weights)
     (folder / "model.json").write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return open_bundle(folder)

@@ -214,7 +214,15 @@ def _palette(result: Registration, cuts: list[_Cuts]) -> tuple[dict[int, str], l
     for i, value in enumerate(seen):
         color = result.label_colors.get(value)
         palette[value] = to_hex(color) if is_color_like(color) else COLORS[i % len(COLORS)]
-    return palette, [(result.label_names.get(v, f"label {v}"), palette[v]) for v in seen]
+    given = result.fixed_labels is not None or result.warped_labels is not None
+    return palette, [(_legend(result.label_names.get(v), v, given), palette[v]) for v in seen]
+
+
+def _legend(name: str | None, value: int, given: bool) -> str:
+    """What a label is called: the model's names need not be those of the user's own labels with the same numbers."""
+    if name is None:
+        return f"label {value}"
+    return f"{name} (given labels: {value})" if given else name
 
 
 def _outlines(c: _Cuts, palette: dict[int, str]) -> list[Tile]:

@@ -93,14 +93,7 @@ def register_and_segment(
     Canceled
         If ``progress`` returned False.
     """
-    if similarity not in SIMILARITIES:
-        raise InputError(f"unknown similarity '{similarity}'; choose one of {', '.join(SIMILARITIES)}")
-    if align is not None and align not in ALIGNMENTS:
-        raise InputError(f"unknown alignment '{align}'; choose one of {', '.join(ALIGNMENTS)}")
-    if refine < 0:
-        raise InputError(f"--refine takes 0 or more steps, not {refine}")
-    if fill is not None and not math.isfinite(fill):
-        raise InputError(f"--fill takes a finite number, not {fill}")
+    check_options(refine, similarity, align, fill)
     seconds: dict[str, float] = {}
     began = time.perf_counter()
     torch.manual_seed(seed)
@@ -173,6 +166,26 @@ def register_and_segment(
     }
     tell(progress, "checking", 1.0)
     return result
+
+
+def check_options(
+    refine: int = 0, similarity: str = "lncc", align: str | None = None, fill: float | None = None, **others: object
+) -> None:
+    """Refuse values that no pair could be registered with; ``others`` are options that need no check.
+
+    Raises
+    ------
+    InputError
+        With the option and what it takes.
+    """
+    if similarity not in SIMILARITIES:
+        raise InputError(f"unknown similarity '{similarity}'; choose one of {', '.join(SIMILARITIES)}")
+    if align is not None and align not in ALIGNMENTS:
+        raise InputError(f"unknown alignment '{align}'; choose one of {', '.join(ALIGNMENTS)}")
+    if refine < 0:
+        raise InputError(f"--refine takes 0 or more steps, not {refine}")
+    if fill is not None and not math.isfinite(fill):
+        raise InputError(f"--fill takes a finite number, not {fill}")
 
 
 @contextmanager
@@ -318,8 +331,8 @@ def _figures(
     if result.warped_labels is not None and result.fixed_labels is not None:
         still = carry_labels(result.moving_labels, result.fixed, sitk.Transform(3, sitk.sitkIdentity))
         out["labels"] = {
-            "before": quality.overlap(still, result.fixed_labels, result.label_names),
-            "after": quality.overlap(result.warped_labels, result.fixed_labels, result.label_names),
+            "before": quality.overlap(still, result.fixed_labels),
+            "after": quality.overlap(result.warped_labels, result.fixed_labels),
         }
     if landmarks is not None:
         out["landmarks"] = quality.landmarks(*landmarks, deformation)

@@ -23,10 +23,15 @@ from .similarity import Similarity, dissimilarity
 
 @dataclass(frozen=True)
 class Level:
-    """One resolution: images averaged over blocks of ``factor``³ voxels, for ``iterations`` steps."""
+    """One resolution: images averaged over blocks of ``factor``³ voxels, for ``iterations`` steps.
+
+    ``rate`` is the first step of Adam in control voxels. Adam moves every parameter equally far, however weak its
+    gradient: on the finest level, where little is left to move, large steps would mostly be noise.
+    """
 
     factor: int
     iterations: int
+    rate: float
 
 
 @dataclass(frozen=True)
@@ -44,24 +49,23 @@ class Objective:
         Jacobian determinants below this count as folding.
     spread : int
         Passes of a 3³ mean that smooth the parameters: each moves a neighborhood, as a B-spline would.
-    rate : float
-        First step of Adam in control voxels.
     """
 
     similarity: Similarity = "lncc"
-    window: int = 3
+    window: int = 5
     image: float = 1.0
     overlap: float = 0.0
-    smoothness: float = 0.1
+    smoothness: float = 0.3
     folding: float = 10.0
     inverse: float = 0.0
     margin: float = 0.1
-    spread: int = 1
-    rate: float = 0.3
+    spread: int = 2
 
 
 #: What a bundle's refinement begins with; its manifest may change any of it.
-AFTER_NETWORK = Objective(image=0.3, overlap=1.0, folding=100.0, inverse=0.1, margin=0.3, rate=0.03)
+AFTER_NETWORK = Objective(
+    window=3, image=0.3, overlap=1.0, smoothness=0.1, folding=100.0, inverse=0.1, margin=0.3, spread=1
+)
 #: Spacing of the parameters' lattice in voxels of the level's images.
 CONTROL = 2
 
@@ -96,7 +100,7 @@ def from_nothing(
             v = start + change
             return fields.resize(fields.scale_and_square(torch.cat([v, -v]), 5), shape)
 
-        velocity = velocity + _descend(motion, velocity.shape, images, None, objective, level.iterations, told)
+        velocity = velocity + _descend(motion, velocity.shape, images, None, objective, level, told)
     with torch.no_grad():
         both = fields.resize(fields.scale_and_square(torch.cat([velocity, -velocity])), moving.shape[2:])
         return both[:1], both[1:]
@@ -147,7 +151,7 @@ def from_network(
             return start + fields.resize(change, shape)
 
         shape = (2, 3, *_lattice(here))
-        change = _descend(motion, shape, images, classes, objective, level.iterations, told)
+        change = _descend(motion, shape, images, classes, objective, level, told)
         both = both + fields.resize(change, both.shape[2:])
     return both[:1], both[1:]
 
@@ -168,22 +172,22 @@ def _descend(
     images: list[torch.Tensor],
     classes: list[torch.Tensor] | None,
     objective: Objective,
-    iterations: int,
+    level: Level,
     told: Callable[[int], None],
 ) -> torch.Tensor:
     """The smoothed parameters, of ``shape``, for which ``motion`` gives the best displacements (2, 3, D, H, W)."""
     with torch.enable_grad():
         parameters = torch.zeros(*shape, device=images[0].device, requires_grad=True)
-        adam = torch.optim.Adam([parameters], lr=objective.rate)
-        for iteration in range(iterations):
+        adam = torch.optim.Adam([parameters], lr=level.rate)
+        for iteration in range(level.iterations):
             told(iteration)
             loss = joint_objective(motion(_smooth(parameters, objective.spread)), images, classes, objective)
             adam.zero_grad(set_to_none=True)
             loss.backward()
             # Steps shrink towards the end of a level, which settles the noise of Adam's equal-sized steps.
-            adam.param_groups[0]["lr"] = objective.rate * (1 - 0.8 * iteration / iterations)
+            adam.param_groups[0]["lr"] = level.rate * (1 - 0.8 * iteration / level.iterations)
             adam.step()
-    told(iterations)
+    told(level.iterations)
     return _smooth(parameters.detach(), objective.spread)
 
 
@@ -211,7 +215,7 @@ def _lattice(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def _shrink(image: torch.Tensor, factor: int) -> torch.Tensor:
-    factors = [min(factor, n) for n in image.shape[2:]]
+    factors = [min(factor, max(n // 2, 1)) for n in image.shape[2:]]  # an axis of one voxel could not be moved along
     return F.avg_pool3d(image, factors, factors, ceil_mode=True, count_include_pad=False) if factor > 1 else image
 
 

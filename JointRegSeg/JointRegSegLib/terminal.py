@@ -29,3 +29,9 @@ class Bar:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._bar.close()
+
+
+def say(line: str) -> None:
+    """Print a line at once, above a progress bar if there is one."""
+    tqdm.write(line)
+    sys.stdout.flush()

@@ -1,23 +1,41 @@
-"""Subcommands that training adds to `jointregseg`: train, evaluate, export."""
+"""Subcommands that training adds to `jointregseg`: train, evaluate, export.
+
+What needs torch is imported by the commands themselves, so that `jointregseg --help` answers at once.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
-import torch
-from JointRegSegLib import device, models
-
-from . import cohort, trainer
-from .evaluation import validate
-from .export import export_bundle, load_run
+from JointRegSegLib.device import CHOICES
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with images/ and labels/NAME.nii.gz")
+
+
+def _object(text: str) -> dict[str, Any]:
+    """JSON of an object, for argparse."""
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError
+    return value
+
+
+def _weights(text: str) -> dict[str, float]:
+    """JSON of loss weights, for argparse."""
+    from .trainer import Weights
+
+    value, known = _object(text), [field.name for field in fields(Weights)]
+    wrong = [k for k, v in value.items() if k not in known or not isinstance(v, int | float)]
+    if wrong:
+        raise argparse.ArgumentTypeError(f"'{wrong[0]}' is no weight with a number; known: {', '.join(known)}")
+    return value
 
 
 def add_train(parser: argparse.ArgumentParser) -> None:
@@ -27,8 +45,9 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder of the run (checkpoint, log)")
     parser.add_argument("--steps", type=int, help="number of batches (default: the plan's)")
     parser.add_argument("--pairs", type=int, help="pairs in a batch (default: the plan's)")
-    parser.add_argument("--arguments", type=json.loads, help="JSON of network arguments that differ from the defaults")
-    parser.add_argument("--weights", type=json.loads, default={}, help="JSON of loss weights that differ")
+    parser.add_argument("--rate", type=float, help="highest learning rate (default: the plan's)")
+    parser.add_argument("--arguments", type=_object, help="JSON of network arguments that differ from the defaults")
+    parser.add_argument("--weights", type=_weights, default={}, help="JSON of loss weights that differ")
     parser.add_argument("--start", help="bundle (name or folder) whose weights to begin with, where shapes agree")
     mixed = "convolutions in bfloat16 (default on a GPU; twice as fast on a CPU with AVX-512 BF16)"
     parser.add_argument("--mixed", action=argparse.BooleanOptionalAction, help=mixed)
@@ -36,15 +55,22 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--validation", type=int, default=20, help="subjects to validate on")
     parser.add_argument("--test", type=int, default=30, help="subjects to leave out altogether")
     parser.add_argument("--every", type=int, default=200, help="steps between validations")
-    parser.add_argument("--device", choices=device.CHOICES, default="auto")
+    parser.add_argument("--device", choices=CHOICES, default="auto")
     parser.set_defaults(run=_train)
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    from JointRegSegLib import device, models
+
+    from . import cohort, trainer
+    from .evaluation import validate
+
     chosen = device.choose(arguments.device)
     plan = replace(trainer.Plan(), mixed=chosen.type == "cuda")
     changes = {
-        k: getattr(arguments, k) for k in ("steps", "pairs", "mixed", "arguments") if getattr(arguments, k) is not None
+        k: getattr(arguments, k)
+        for k in ("steps", "pairs", "rate", "mixed", "arguments")
+        if getattr(arguments, k) is not None
     }
     plan = replace(plan, **changes, weights=replace(plan.weights, **arguments.weights))
     divided = cohort.split(cohort.subjects_in(arguments.data), arguments.validation, arguments.test)
@@ -82,6 +108,12 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    import torch
+
+    from . import cohort
+    from .evaluation import validate
+    from .export import load_run
+
     plan, divided, network = load_run(arguments.folder)
     names = divided[arguments.part]
     subjects = cohort.load(arguments.data, names, plan.preprocessing)
@@ -104,6 +136,8 @@ def add_export(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> int:
+    from .export import export_bundle
+
     bundle = export_bundle(arguments.folder, arguments.data, arguments.card, arguments.output, arguments.pairs)
     print(json.dumps(bundle.manifest["validation"], indent=1))
     print(bundle.folder)

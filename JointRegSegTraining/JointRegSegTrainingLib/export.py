@@ -18,7 +18,7 @@ from JointRegSegLib.preprocess import Preprocessing
 
 from . import cohort
 from .evaluation import validate
-from .trainer import Plan, build
+from .trainer import Plan, build, read_state
 
 #: What a card has to say; the rest of a manifest comes from the run.
 CARD = ("name", "title", "description", "anatomy", "modality", "labels", "refinement", "training", "license")
@@ -35,9 +35,9 @@ def load_run(folder: Path) -> tuple[Plan, dict[str, list[str]], RegistrationNetw
     try:
         entries = json.loads((folder / "plan.json").read_text())
         divided = json.loads((folder / "split.json").read_text())
-        state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"{error.filename}: no such file; name the folder of a training run") from None
+    state = read_state(folder)
     plan = Plan(
         network=entries["network"],
         arguments=entries["arguments"],

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +43,7 @@ class Plan:
 
     network: str = "symmetric"
     arguments: dict = field(default_factory=dict)
-    preprocessing: Preprocessing = field(default_factory=lambda: Preprocessing((48, 64, 48), (1, 1, 1)))
+    preprocessing: Preprocessing = field(default_factory=lambda: Preprocessing((40, 56, 40), (1, 1, 1)))
     labels: tuple[int, ...] = (1, 2)
     weights: Weights = field(default_factory=Weights)
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -59,9 +60,35 @@ class Plan:
 
 
 def build(plan: Plan) -> RegistrationNetwork:
-    """The plan's network, freshly initialized from its seed."""
+    """The plan's network, freshly initialized from its seed.
+
+    Raises
+    ------
+    InputError
+        If the network does not take the plan's arguments.
+    """
     torch.manual_seed(plan.seed)
-    return NETWORKS[plan.network](**plan.arguments)
+    try:
+        return NETWORKS[plan.network](**plan.arguments)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"network '{plan.network}' does not take these arguments ({error})") from None
+
+
+def read_state(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """What `Trainer.save` wrote into the folder of a run.
+
+    Raises
+    ------
+    InputError
+        If there is none, or it is damaged.
+    """
+    path = folder / "state.pt"
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; name the folder of a training run")
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception:  # torch raises many types for what is no checkpoint
+        raise InputError(f"{path}: is damaged; remove it to begin anew") from None
 
 
 def memberships(labels: torch.Tensor, values: Sequence[int]) -> torch.Tensor:
@@ -210,7 +237,7 @@ class Trainer:
         (self.folder / "state.tmp").replace(self.folder / "state.pt")
 
     def _resume(self) -> None:
-        state = torch.load(self.folder / "state.pt", map_location=self.device, weights_only=True)
+        state = read_state(self.folder, self.device)
         self.network.load_state_dict(state["network"])
         self.average = state["average"]
         self.optimizer.load_state_dict(state["optimizer"])

@@ -16,7 +16,7 @@ from JointRegSegLib import cli, models
 from JointRegSegLib.geometry import Grid
 from JointRegSegLib.models import Bundle
 from JointRegSegLib.preprocess import Preprocessing
-from JointRegSegTrainingLib import commands, trainer
+from JointRegSegTrainingLib import trainer
 from JointRegSegTrainingLib.augment import Augmentation
 from samples import CENTER, Scene, label_map, motion, volume, write
 from scipy.spatial.transform import Rotation
@@ -82,7 +82,7 @@ def run_folder(cohort_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     """A training run by ``jointregseg train``, with a small plan in place of its own."""
     folder = tmp_path_factory.mktemp("run") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(commands.trainer, "Plan", lambda **changes: replace(PLAN, **changes))
+        patch.setattr(trainer, "Plan", lambda **changes: replace(PLAN, **changes))
         arguments = ["train", "--data", cohort_folder, "--output", folder, "--validation", "2", "--test", "3"]
         assert cli.main([str(a) for a in [*arguments, "--every", "40", "--device", "cpu"]]) == 0
     return folder

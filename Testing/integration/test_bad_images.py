@@ -95,6 +95,10 @@ BAD = {
     ),
     "spacing-nan": (lambda d: header(write(plain(), d / "a.nii"), (SPACING + 12, "f", np.nan)), ["nan", "header"]),
     "spacing-0-mha": (lambda d: edited(write(plain(), d / "a.mha"), "(ElementSpacing = ).*", r"\1 0 1 2"), ["spacing"]),
+    "spacing-negative-mha": (
+        lambda d: edited(write(plain(), d / "a.mha"), "(ElementSpacing = ).*", r"\1 1 -1.5 2"),
+        ["spacing", "header"],
+    ),
     "sheared-nii": (
         lambda d: header(
             write(plain(), d / "a.nii.gz"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,10 @@ def test_one_bad_case_stops_nothing_and_a_second_run_resumes(table, shell, tmp_p
     code, said, error = shell(*command)
     assert code == 1
     assert error == f"b: {table.parent / '9.nii.gz'}: no such file; check the path\n"
-    assert said == f"2 done, 0 kept from before, 1 failed; summary: {output / 'summary.csv'}\n"
+    first, second, third, last = said.splitlines()
+    assert re.fullmatch(r"a: done in \d+\.\d s, (green|amber|red)", first)
+    assert second == "b: failed" and third.startswith("c d: done in ")
+    assert last == f"2 done, 0 kept from before, 1 failed; summary: {output / 'summary.csv'}"
     assert sorted(p.name for p in output.iterdir()) == ["a", "c d", "summary.csv"]
     assert [(r["case"], r["status"]) for r in rows(output)] == [("a", "done"), ("b", "failed"), ("c d", "done")]
     assert "no such file" in rows(output)[1]["reason"]
@@ -62,12 +66,13 @@ def test_one_bad_case_stops_nothing_and_a_second_run_resumes(table, shell, tmp_p
     monkeypatch.chdir(table.parent)  # the same table by another name
     code, said, error = shell("batch", "pairs.csv", "--model", "tiny-blobs", "--output", os.path.relpath(output))
     assert (code, error) == (0, "")
-    assert said.startswith("1 done, 2 kept from before, 0 failed")
+    assert said.splitlines()[-1].startswith("1 done, 2 kept from before, 0 failed")
+    assert said.startswith("a: kept, ")
     assert stamps(output).items() > written.items()
     assert [r["status"] for r in rows(output)] == ["kept", "done", "kept"]
 
     code, said, _ = shell(*command, "--overwrite")
-    assert code == 0 and said.startswith("3 done, 0 kept")
+    assert code == 0 and "\n3 done, 0 kept" in said
     assert not [p for p, stamp in stamps(output).items() if written.get(p) == stamp]
 
 
@@ -88,7 +93,9 @@ def test_changed_settings_or_inputs_are_not_mixed(table, shell, tmp_path):
         assert code == 1 and name in error
     assert stamps(output) == written
     first.write_text("case,fixed,moving\na,0.nii.gz,1.nii.gz\n")
-    assert shell(*command, "--align", "center")[1].startswith("0 done, 1 kept")  # which is what the model does anyhow
+    assert shell(*command, "--align", "center")[1].endswith(
+        f"0 done, 1 kept from before, 0 failed; summary: {output / 'summary.csv'}\n"
+    )  # which is what the model does anyhow
 
 
 def test_summary_says_what_the_reports_say(table, tmp_path):
@@ -147,6 +154,7 @@ def test_bad_tables(refused, tmp_path, text, words):
 def test_what_no_case_could_do_without(table, refused, tmp_path):
     refused("batch", table.with_name("none.csv"), words=("none.csv", "no such file", "columns fixed and moving"))
     refused("batch", table, "--model", "brains", words=("no model 'brains'",))
+    refused("batch", table, "--refine", "-1", words=("--refine takes 0 or more steps, not -1",))
     refused("batch", table, output=Path("/proc/out"), words=("/proc/out", "cannot be created"))
 
 

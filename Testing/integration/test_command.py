@@ -33,6 +33,20 @@ def test_importing_the_library_does_not_import_torch():
     assert (done.returncode, done.stdout, done.stderr) == (0, "False\n", "")
 
 
+def test_help_does_not_import_torch():
+    code = """
+import sys
+from JointRegSegLib import cli
+try:
+    cli.main(["train", "--help"])
+except SystemExit:
+    print("torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("\nFalse\n")
+
+
 def test_a_pair(installed, pair, tmp_path):
     arguments = ["--fixed", pair["fixed"], "--moving", pair["moving"], "--model", "tiny-blobs", "--refine", "4"]
     plain = os.environ | {"PYTHONIOENCODING": "ascii"}  # a terminal that has no arrows
@@ -68,7 +82,13 @@ def test_interrupted(pair, tmp_path, kind):
     fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
     before = sorted(tmp_path.iterdir())
     arguments = ["--fixed", pair["fixed"], "--moving", pair["moving"], "--refine", 10**7, "--output", tmp_path / "out"]
-    process = subprocess.Popen([*CLI, "register", *map(str, arguments)], stderr=inside, stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [*CLI, "register", *map(str, arguments)],
+        stderr=inside,
+        stdout=subprocess.PIPE,
+        # Tests that were started in the background would hand down that interrupts are ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     os.close(inside)
     alarm = threading.Timer(PATIENCE, process.kill)
     alarm.start()

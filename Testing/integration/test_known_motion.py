@@ -77,6 +77,24 @@ def test_thin_volumes():
     assert np.median(errors(result, known)) <= 1
 
 
+def test_padding_changes_little():
+    """Rims of background are cut away; what lies in them moves on as at the image's border."""
+    known = motion(shift=(5, -4, 3))
+    fixed, moving = volume(thing(), fixed_grid()), volume(thing(), moving_grid(), known)
+    wide = [sitk.ConstantPad(x, [9, 11, 7], [12, 5, 8], float(array(x).min()) - 1) for x in (fixed, moving)]
+    result = register(*wide)
+    assert result.warped.GetSize() == wide[0].GetSize()
+    assert errors(result, known).mean() <= 0.5
+    assert result.report["quality"]["regularity"]["folded_share"] == 0
+
+
+@pytest.mark.parametrize("side", [2, 3, 5])
+def test_very_small_volumes(side):
+    values = np.random.default_rng(0).normal(size=(2, side, side, side)).astype(np.float32)
+    result = register(*(sitk.GetImageFromArray(v) for v in values))
+    assert np.isfinite(array(result.warped)).all() and result.report["quality"]["regularity"]["folded_share"] < 1
+
+
 def test_an_image_on_itself_stays_where_it_is():
     image = volume(thing(), fixed_grid())
     result = register(image, image)

@@ -21,7 +21,7 @@ PRODUCTS = ("warped", "displacement", "jacobian", "fixed_segmentation", "moving_
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """`generic` with few steps, where its accuracy does not matter."""
-    monkeypatch.setattr(estimate, "Level", lambda factor, iterations: Level(factor, min(iterations, 3)))
+    monkeypatch.setattr(estimate, "Level", lambda factor, iterations, rate: Level(factor, min(iterations, 3), rate))
     schedule = ((12, 4, True), (16, 3, False))
     monkeypatch.setattr(estimate, "register_affine", partial(affine.register_affine, schedule=schedule))
 

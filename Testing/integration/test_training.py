@@ -212,6 +212,39 @@ def test_bad_runs_and_cards(run_folder, cohort_folder, refused, shell, tmp_path)
     refused("export", *run, "--card", card, words=(str(card), "cannot be read"))
     card.write_text(json.dumps({k: v for k, v in CARD.items() if k not in ("license", "labels")}))
     refused("export", *run, "--card", card, words=(str(card), "lacks labels, license"))
+    broken = CARD["labels"][0] | {"color": "yellow"}
+    card.write_text(json.dumps(CARD | {"labels": [broken, CARD["labels"][1]]}))
+    refused("export", *run, "--card", card, "--pairs", "1", words=("not valid at labels/0/color", "yellow"))
     refused("train", "--data", tmp_path, words=(str(tmp_path), "images/NAME.nii.gz"))
     refused("train", *data, words=("12 subjects are too few for 20 in validation and 30 in test",))
     assert sorted(Path(tmp_path).iterdir()) == [card]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--weights", '{"smothness": 1}', ("'smothness' is no weight", "smoothness")),
+        ("--weights", '{"inverse": "a"}', ("'inverse' is no weight with a number",)),
+        ("--weights", "[1]", ("invalid",)),
+        ("--arguments", "{", ("invalid",)),
+    ],
+)
+def test_bad_options(shell, cohort_folder, tmp_path, option, value, words):
+    code, _, error = shell("train", "--data", cohort_folder, "--output", tmp_path / "run", option, value)
+    assert code == 2 and not (tmp_path / "run").exists()
+    assert not [word for word in words if word not in error], error
+
+
+def test_arguments_that_the_network_does_not_take(refused, cohort_folder):
+    options = ["--data", cohort_folder, "--validation", "2", "--test", "3"]
+    for value, word in (('{"foo": 1}', "foo"), ('{"finest": 9}', "finest is a level between")):
+        refused("train", *options, "--arguments", value, words=("network 'symmetric' does not take", word))
+
+
+def test_a_damaged_checkpoint(subjects, tmp_path):
+    trainer.Trainer(SHORT, subjects, tmp_path / "run").save()
+    state = tmp_path / "run" / "state.pt"
+    for content in (b"", b"no checkpoint", state.read_bytes()[:5000]):
+        state.write_bytes(content)
+        with pytest.raises(InputError, match=r"state\.pt: is damaged"):
+            trainer.Trainer(SHORT, subjects, tmp_path / "run")

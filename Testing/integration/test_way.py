@@ -168,14 +168,15 @@ def test_known_motion_is_measured(way):
         errors = np.linalg.norm(through(way.result.transform, points) - place(points, KNOWN), axis=1)
         assert errors.mean() < 0.5 * way.grids[0].spacing.mean()
         assert quality["landmarks"]["before_mm"]["mean"] > 3 and quality["landmarks"]["after_mm"]["mean"] < 1
-        assert quality["labels"]["before"]["mean_dice"] < 0.75 and quality["labels"]["after"]["mean_dice"] > 0.8
+        assert quality["labels"]["before"]["mean_dice"] < 0.75 and quality["labels"]["after"]["mean_dice"] > 0.85
         assert way.result.verdict == "green"
         inside = way.scenes[0].inside(voxel_centers(files.grid_of(images(way)[0])))[0] > 0.5
         jacobian = array(way.output / "jacobian.nii.gz")[inside].mean()
         assert jacobian == pytest.approx(np.linalg.det(KNOWN[:3, :3]), rel=0.05)
     else:
         assert quality["landmarks"]["count"] == 2
-        assert set(quality["labels"]["after"]["labels"]) == {"left blob", "right blob"}
+        assert set(quality["labels"]["after"]["labels"]) == {"1", "2"}  # the user's, not the model's
+        assert set(quality["segmentation_agreement"]["labels"]) == {"left blob", "right blob"}
         assert 0 < quality["segmentation_agreement"]["mean_dice"] <= 1
         assert quality["two_way_disagreement_mm"] > 0
 
