@@ -209,13 +209,16 @@ def _further(result: Registration, structure: np.ndarray, pairs: list[_Labels], 
 
 def _palette(result: Registration, cuts: list[_Cuts]) -> tuple[dict[int, str], list[tuple[str, str]]]:
     """A color for each label that is seen, and the legend."""
-    seen = sorted({int(v) for c in cuts for _, *both in c.labels for labels in both for v in np.unique(labels) if v})
+    seen: dict[int, bool] = {}  # whether the user's own labels have the value too
+    for pair, *both in (entry for c in cuts for entry in c.labels):
+        for value in np.unique(both).tolist():
+            if value:
+                seen[int(value)] = seen.get(int(value), False) or pair.key == "outlines_given"
     palette = {}
-    for i, value in enumerate(seen):
+    for i, value in enumerate(sorted(seen)):
         color = result.label_colors.get(value)
         palette[value] = to_hex(color) if is_color_like(color) else COLORS[i % len(COLORS)]
-    given = result.fixed_labels is not None or result.warped_labels is not None
-    return palette, [(_legend(result.label_names.get(v), v, given), palette[v]) for v in seen]
+    return palette, [(_legend(result.label_names.get(v), v, seen[v]), color) for v, color in palette.items()]
 
 
 def _legend(name: str | None, value: int, given: bool) -> str:

@@ -1,0 +1,40 @@
+"""A displacement that can be undone on its own lattice."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from . import fields, losses
+
+#: Voxels by which there and back may miss the start. Between voxel centers it can be a little more.
+LIMIT = 0.4
+
+
+def make_invertible(
+    displacement: torch.Tensor, inverse: torch.Tensor, limit: float = LIMIT, rounds: int = 30
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Smooth a displacement where its inverse is not resolved, and nowhere else.
+
+    Where a map squeezes or folds, its inverse is so steep that a lattice cannot hold it. There the displacement is
+    averaged over 3³ voxels, until there and back returns within ``limit`` everywhere.
+
+    Parameters
+    ----------
+    displacement, inverse : torch.Tensor
+        (N, 3, D, H, W) in voxels; of the inverse a first guess is enough.
+
+    Returns
+    -------
+    displacement, inverse : torch.Tensor
+        Of the same shape; after ``rounds`` without success they are as good as was reached.
+    """
+    for _ in range(rounds):
+        inverse = fields.invert(displacement, inverse, iterations=100)
+        missed = fields.round_trip(displacement, inverse).nan_to_num()
+        bad = (missed > limit) | (fields.jacobian_determinant(displacement) <= 0)
+        if not bool(bad.any()):
+            break
+        share = losses.box_mean(F.max_pool3d(bad.float(), 3, 1, 1), 3)
+        displacement = displacement + share * (losses.box_mean(displacement, 3) - displacement)
+    return displacement, inverse
