@@ -1,0 +1,163 @@
+"""A child process that holds torch, so that the program that shows results never imports it and never freezes.
+
+Requests come as JSON lines on stdin, events go as JSON lines to stdout; images travel by file, in a folder that the
+other side (`client`) made and will remove.
+
+    {"id": 1, "task": "register", "folder": DIR, "fixed": NAME, "moving": NAME, "options": {…}}
+        → {"id": 1, "event": "progress", "stage": "affine", "fraction": 0.4}, …
+        → {"id": 1, "event": "result", "files": {"warped": NAME, …}, "report": {…}, "labels": [{value, name, color}]}
+    {"id": 2, "task": "report", "file": PATH}                    report page of the last result
+    {"id": 3, "task": "load", "model": NAME}                     have a model ready for the next click
+    …   → {"id": 3, "event": "error", "kind": "ModelError", "message": "…"}
+
+Beside fixed and moving a request may name ``fixed_labels``, ``moving_labels`` (images), ``fixed_points`` and
+``moving_points`` (lists of LPS points). The first event, without an id, is {"event": "ready", "device": …}. The process
+ends when its stdin does, whatever it is doing: nothing outlives the program that started it. To cancel, kill it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+from .errors import JointRegSegError
+
+IMAGES = ("fixed", "moving", "fixed_labels", "moving_labels")
+POINTS = ("fixed_points", "moving_points")
+RESULTS = (
+    "warped",
+    "displacement",
+    "jacobian",
+    "fixed_segmentation",
+    "moving_segmentation",
+    "warped_segmentation",
+    "warped_labels",
+)
+TRANSFORMS = ("transform", "inverse_transform")
+
+Request = dict[str, Any]
+Send = Callable[[dict[str, Any]], None]
+
+
+def main() -> int:
+    """Serve until stdin ends."""
+    send = _sender(_private_stdout())
+    requests: queue.Queue[str] = queue.Queue()
+    threading.Thread(target=_listen, args=(sys.stdin, requests), daemon=True).start()
+    server = _Server()
+    send({"event": "ready", "device": server.device})
+    while True:
+        answer(requests.get(), server.tasks(), send)
+
+
+def _private_stdout() -> TextIO:
+    """The stream of events; whatever else prints to stdout, C libraries included, goes to stderr from now on."""
+    own = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    return own
+
+
+def _sender(stream: TextIO) -> Send:
+    def send(event: dict[str, Any]) -> None:
+        try:
+            stream.write(json.dumps(event) + "\n")
+        except BrokenPipeError:  # nobody is there any more
+            os._exit(0)
+
+    return send
+
+
+def _listen(stream: TextIO, requests: queue.Queue[str]) -> None:
+    for line in stream:
+        requests.put(line)
+    os._exit(0)
+
+
+def answer(line: str, tasks: dict[str, Callable[[Request, Send], dict[str, Any]]], send: Send) -> None:
+    """Carry a request out; whatever goes wrong becomes an event."""
+    number = None
+    try:
+        request = json.loads(line)
+        number = request.get("id")
+        if request.get("task") not in tasks:
+            raise JointRegSegError(f"unknown task '{request.get('task')}'; known: {', '.join(tasks)}")
+        send({"id": number, "event": "result", **tasks[request["task"]](request, send)})
+    except JointRegSegError as error:
+        send({"id": number, "event": "error", "kind": type(error).__name__, "message": str(error)})
+    except MemoryError:
+        message = "not enough memory; close other programs or use smaller volumes"
+        send({"id": number, "event": "error", "kind": "MemoryError", "message": message})
+    except Exception as error:  # a defect: it is shown, with what is needed to find it, and the next click works
+        message = f"{type(error).__name__}: {error}"
+        send({"id": number, "event": "error", "kind": "Defect", "message": message, "details": traceback.format_exc()})
+
+
+class _Server:
+    """What the tasks share; torch is imported when it is made."""
+
+    def __init__(self) -> None:
+        from . import device, pipeline  # noqa: F401 - the pipeline takes a second, which no click should wait for
+
+        self.device = device.describe(device.choose("auto"))
+        self.last: Any = None
+
+    def tasks(self) -> dict[str, Callable[[Request, Send], dict[str, Any]]]:
+        return {"register": self.register, "report": self.report, "load": self.load}
+
+    def register(self, request: Request, send: Send) -> dict[str, Any]:
+        """Files in, files out; without compression, which costs more time than it saves."""
+        import SimpleITK as sitk
+
+        from .pipeline import register_and_segment
+
+        folder = Path(request["folder"])
+        images = {key: sitk.ReadImage(str(folder / request[key])) for key in IMAGES if request.get(key)}
+        points = {key: request[key] for key in POINTS if request.get(key)}
+
+        def progress(stage: str, fraction: float) -> None:
+            send({"id": request["id"], "event": "progress", "stage": stage, "fraction": fraction})
+
+        result = register_and_segment(**images, **points, **request.get("options", {}), progress=progress)
+        names = {}
+        for key in RESULTS:
+            if getattr(result, key) is not None:
+                names[key] = f"{key}.nrrd"
+                sitk.WriteImage(getattr(result, key), str(folder / names[key]), useCompression=False)
+        for key in TRANSFORMS:
+            names[key] = f"{key}.h5"
+            sitk.WriteTransform(getattr(result, key), str(folder / names[key]))
+        self.last = result
+        labels = [
+            {"value": value, "name": name, "color": result.label_colors.get(value)}
+            for value, name in result.label_names.items()
+        ]
+        return {"files": names, "report": result.report, "labels": labels}
+
+    def report(self, request: Request, send: Send) -> dict[str, Any]:
+        """The page is drawn when somebody wants to see it."""
+        from .report import write_html
+
+        if self.last is None:
+            raise JointRegSegError("there is no result yet; register two volumes first")
+        write_html(self.last, Path(request["file"]))
+        return {"file": request["file"]}
+
+    def load(self, request: Request, send: Send) -> dict[str, Any]:
+        """Read a model's weights into memory."""
+        from . import models
+
+        if request["model"] != models.GENERIC:
+            models.load(models.find(request["model"]))
+        return {"model": request["model"]}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
