@@ -114,6 +114,13 @@ def vector_image(vectors: torch.Tensor, grid: Grid) -> sitk.Image:
     return _placed(sitk.GetImageFromArray(vectors[0].movedim(0, -1).contiguous().numpy(), isVector=True), grid)
 
 
+def displacement_on(transform: sitk.Transform, grid: Grid) -> sitk.Image:
+    """T(x) - x of any ITK transform at the voxels of ``grid``, LPS mm."""
+    size, spacing = [int(n) for n in grid.size], grid.spacing.tolist()
+    place = (size, grid.origin.tolist(), spacing, grid.direction.ravel().tolist())
+    return sitk.TransformToDisplacementField(transform, sitk.sitkVectorFloat32, *place)
+
+
 def scalar_image(values: torch.Tensor | np.ndarray, grid: Grid) -> sitk.Image:
     """A scalar image of (…, D, H, W) with leading axes of one, on ``grid``."""
     array = np.asarray(values)

@@ -5,7 +5,7 @@ other side (`client`) made and will remove.
 
     {"id": 1, "task": "register", "folder": DIR, "fixed": NAME, "moving": NAME, "options": {…}}
         → {"id": 1, "event": "progress", "stage": "affine", "fraction": 0.4}, …
-        → {"id": 1, "event": "result", "files": {"warped": NAME, …}, "report": {…}, "labels": [{value, name, color}]}
+        → {"id": 1, "event": "result", "files": {"warped": NAME, …}, "report": {…}, "labels": [{"value": 1, …}, …]}
     {"id": 2, "task": "report", "file": PATH}                    report page of the last result
     {"id": 3, "task": "load", "model": NAME}                     have a model ready for the next click
     …   → {"id": 3, "event": "error", "kind": "ModelError", "message": "…"}
@@ -116,7 +116,10 @@ class _Server:
         """Files in, files out; without compression, which costs more time than it saves."""
         import SimpleITK as sitk
 
-        from .pipeline import register_and_segment
+        from . import models
+        from .deformation import displacement_on
+        from .files import grid_of
+        from .pipeline import field_lattice, register_and_segment
 
         folder = Path(request["folder"])
         images = {key: sitk.ReadImage(str(folder / request[key])) for key in IMAGES if request.get(key)}
@@ -134,11 +137,12 @@ class _Server:
         for key in TRANSFORMS:
             names[key] = f"{key}.h5"
             sitk.WriteTransform(getattr(result, key), str(folder / names[key]))
+        names["inverse_displacement"] = "inverse_displacement.nrrd"
+        inverse = displacement_on(result.inverse_transform, field_lattice(grid_of(result.moving)))
+        sitk.WriteImage(inverse, str(folder / names["inverse_displacement"]), useCompression=False)
         self.last = result
-        labels = [
-            {"value": value, "name": name, "color": result.label_colors.get(value)}
-            for value, name in result.label_names.items()
-        ]
+        model = request.get("options", {}).get("model", models.GENERIC)
+        labels = [] if model == models.GENERIC else models.find(model).manifest["labels"]
         return {"files": names, "report": result.report, "labels": labels}
 
     def report(self, request: Request, send: Send) -> dict[str, Any]:

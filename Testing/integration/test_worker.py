@@ -77,6 +77,10 @@ def test_a_pair_is_the_same_as_in_this_process(worker, folder, pair):
     transform = sitk.ReadTransform(str(folder / event["files"]["inverse_transform"]))
     point = sitk.ReadImage(str(pair["moving"])).TransformIndexToPhysicalPoint((9, 9, 7))
     assert transform.TransformPoint(point) == pytest.approx(here.inverse_transform.TransformPoint(point), abs=1e-3)
+    back = sitk.ReadImage(str(folder / event["files"]["inverse_displacement"]))
+    assert back.GetSize() == here.moving.GetSize()
+    moved = np.add(point, back.EvaluateAtPhysicalPoint(point))
+    assert moved == pytest.approx(here.inverse_transform.TransformPoint(point), abs=1e-3)
     assert event["report"]["verdict"]["color"] == here.verdict
     assert [label["name"] for label in event["labels"]] == ["left blob", "right blob"]
     assert {"refining", "checking"} <= {stage for stage, _ in stages}

@@ -1,0 +1,239 @@
+"""What a registration leaves in the scene: one folder beside the moving volume, with everything in it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import slicer
+import vtk
+from vtk.util.numpy_support import get_vtk_array_type, vtk_to_numpy
+
+from . import volumes
+
+#: Marks nodes and folders as this module's own; the value is the result's number.
+ATTRIBUTE = "JointRegSeg.Result"
+#: References by which Slicer's Transforms module knows what a transform registers.
+FIXED_REFERENCE, MOVING_REFERENCE = "spatialRegistrationFixed", "spatialRegistrationMoving"
+
+
+@dataclass
+class SceneResult:
+    """Nodes of one registration, by role, and its report.
+
+    Attributes
+    ----------
+    nodes : dict
+        'warped', 'transform', 'inverse', 'jacobian', 'fixed_segmentation', 'moving_segmentation',
+        'warped_segmentation', 'agreement', 'provenance': those that the model gives.
+    folder : int
+        Item of the subject hierarchy.
+    report : dict
+        As in ``report.json``.
+    """
+
+    nodes: dict[str, Any] = field(default_factory=dict)
+    folder: int = 0
+    report: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> str:
+        """'green', 'amber' or 'red'."""
+        return self.report["verdict"]["color"]
+
+
+def put(
+    scene: slicer.vtkMRMLScene,
+    folder: Path,
+    event: dict[str, Any],
+    fixed: slicer.vtkMRMLScalarVolumeNode,
+    moving: slicer.vtkMRMLScalarVolumeNode,
+) -> SceneResult:
+    """Make nodes of what the worker wrote to ``folder`` and told in its 'result' ``event``."""
+    images = {key: folder / name for key, name in event["files"].items()}
+    out = SceneResult(report=event["report"])
+    named = f"{moving.GetName()} to {fixed.GetName()}"
+    scene.StartState(slicer.vtkMRMLScene.BatchProcessState)
+    try:
+        warped = _volume(scene, images["warped"], f"{moving.GetName()} warped", like=moving)
+        out.nodes["warped"] = warped
+        out.nodes["transform"] = _transform(scene, images["displacement"], f"{named}", fixed, moving)
+        out.nodes["inverse"] = _transform(scene, images["inverse_displacement"], f"{named}, inverse", moving, fixed)
+        out.nodes["jacobian"] = _volume(scene, images["jacobian"], f"{named}, Jacobian")
+        for key, title, source, reference in (
+            ("fixed_segmentation", f"{fixed.GetName()} segmentation", "fixed_segmentation", fixed),
+            ("moving_segmentation", f"{moving.GetName()} segmentation", "moving_segmentation", moving),
+            ("warped_segmentation", f"{moving.GetName()} segmentation warped", "warped_segmentation", warped),
+        ):
+            if source in images:
+                out.nodes[key] = _segmentation(scene, images[source], title, event["labels"], reference)
+        if "warped_segmentation" in images:
+            maps = images["fixed_segmentation"], images["warped_segmentation"]
+            out.nodes["agreement"], out.nodes["agreement_colors"] = _agreement(scene, *maps, f"{named}, agreement")
+        out.nodes["provenance"] = _text(scene, event["report"], f"{named}, provenance")
+        number = _next_number(scene)
+        for node in out.nodes.values():
+            node.SetAttribute(ATTRIBUTE, str(number))
+        out.folder = _gather(scene, out.nodes, named, moving, number)
+    finally:
+        scene.EndState(slicer.vtkMRMLScene.BatchProcessState)
+    return out
+
+
+def remove(scene: slicer.vtkMRMLScene, result: SceneResult) -> None:
+    """Take a result out of the scene again; nodes that the user has removed already are no matter."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    nothing = hierarchy.GetInvalidItemID()
+    for node in result.nodes.values():
+        if not scene.IsNodePresent(node):
+            continue
+        item = hierarchy.GetItemByDataNode(node)
+        for own in _belongings(node):
+            scene.RemoveNode(own)
+        if item != nothing:
+            hierarchy.RemoveItem(item, False, False)  # which the application's plugins do by themselves
+        scene.RemoveNode(node)
+    children = vtk.vtkIdList()
+    hierarchy.GetItemChildren(result.folder, children)
+    if hierarchy.GetItemAttribute(result.folder, ATTRIBUTE) and children.GetNumberOfIds() == 0:
+        hierarchy.RemoveItem(result.folder)
+
+
+def _belongings(node: slicer.vtkMRMLNode) -> list[slicer.vtkMRMLNode]:
+    """How a node is displayed and stored."""
+    out = []
+    for kind in ("Display", "Storage"):
+        count = getattr(node, f"GetNumberOf{kind}Nodes", lambda: 0)()
+        out += [getattr(node, f"GetNth{kind}Node")(i) for i in range(count)]
+    return [own for own in out if own is not None]
+
+
+def _next_number(scene: slicer.vtkMRMLScene) -> int:
+    numbers = [0]
+    for i in range(scene.GetNumberOfNodes()):
+        value = scene.GetNthNode(i).GetAttribute(ATTRIBUTE)
+        numbers.append(int(value) if value else 0)
+    return max(numbers) + 1
+
+
+def _volume(
+    scene: slicer.vtkMRMLScene, path: Path, name: str, like: slicer.vtkMRMLVolumeNode | None = None
+) -> slicer.vtkMRMLScalarVolumeNode:
+    node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", scene.GenerateUniqueName(name))
+    volumes.fill(node, sitk.ReadImage(str(path)))
+    node.CreateDefaultDisplayNodes()
+    display = like.GetDisplayNode() if like is not None else None
+    if display is not None:
+        node.GetDisplayNode().CopyContent(display)
+    return node
+
+
+def _transform(
+    scene: slicer.vtkMRMLScene,
+    path: Path,
+    name: str,
+    target: slicer.vtkMRMLVolumeNode,
+    source: slicer.vtkMRMLVolumeNode,
+) -> slicer.vtkMRMLTransformNode:
+    """A displacement on ``target``'s lattice; applied to ``source`` it brings that onto ``target``.
+
+    Stored from parent, as all files and other programs have it.
+    """
+    node = scene.AddNewNodeByClass("vtkMRMLGridTransformNode", scene.GenerateUniqueName(name))
+    node.SetAndObserveTransformFromParent(volumes.grid_transform(sitk.ReadImage(str(path))))
+    node.SetNodeReferenceID(FIXED_REFERENCE, target.GetID())
+    node.SetNodeReferenceID(MOVING_REFERENCE, source.GetID())
+    return node
+
+
+def _segmentation(
+    scene: slicer.vtkMRMLScene,
+    path: Path,
+    name: str,
+    labels: list[dict[str, Any]],
+    reference: slicer.vtkMRMLVolumeNode,
+) -> slicer.vtkMRMLSegmentationNode:
+    """Segments with the model's names, colors and terminology; ``reference`` gives DICOM SEG export its geometry."""
+    image = sitk.ReadImage(str(path))
+    array = sitk.GetArrayViewFromImage(image)
+    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", scene.GenerateUniqueName(name))
+    node.CreateDefaultDisplayNodes()
+    node.SetReferenceImageGeometryParameterFromVolumeNode(reference)
+    matrix = volumes.to_vtk(volumes.FLIP @ volumes.image_affine(image))
+    for label in labels:
+        if label["value"] not in array:
+            continue
+        mask = slicer.vtkOrientedImageData()
+        mask.SetDimensions(*image.GetSize())
+        mask.AllocateScalars(get_vtk_array_type(array.dtype), 1)
+        inside = array.ravel() == label["value"]  # a segment's voxels bear its own label value
+        vtk_to_numpy(mask.GetPointData().GetScalars())[:] = inside * array.dtype.type(label["value"])
+        mask.SetImageToWorldMatrix(matrix)
+        segment = slicer.vtkSegment()
+        segment.SetName(label["name"])
+        segment.SetColor(*(int(label["color"][i : i + 2], 16) / 255 for i in (1, 3, 5)))
+        segment.SetLabelValue(label["value"])
+        segment.AddRepresentation(node.GetSegmentation().GetSourceRepresentationName(), mask)
+        if label.get("code"):
+            segment.SetTag(segment.GetTerminologyEntryTagName(), terminology(label))
+        node.GetSegmentation().AddSegment(segment, f"label_{label['value']}")
+    return node
+
+
+def terminology(label: dict[str, Any]) -> str:
+    """Slicer's text form of a terminology entry: an anatomical structure with its SNOMED CT code."""
+    code = label["code"]
+    entry = f"{code['scheme']}^{code['value']}^{code['meaning']}"
+    return f"Segmentation category and type - DICOM master list~SCT^123037004^Anatomical Structure~{entry}~^^~~^^~^^"
+
+
+def _agreement(
+    scene: slicer.vtkMRMLScene, fixed: Path, warped: Path, name: str
+) -> tuple[slicer.vtkMRMLLabelMapVolumeNode, slicer.vtkMRMLColorTableNode]:
+    """1 where carried-over and predicted labels agree, 2 where they do not; 0 where neither has one."""
+    first, second = (sitk.ReadImage(str(path)) for path in (fixed, warped))
+    a, b = (sitk.GetArrayViewFromImage(image) for image in (first, second))
+    values = np.where((a == 0) & (b == 0), 0, np.where(a == b, 1, 2)).astype(np.uint8)
+    image = sitk.GetImageFromArray(values)
+    image.CopyInformation(first)
+    colors = scene.AddNewNodeByClass("vtkMRMLColorTableNode", scene.GenerateUniqueName(f"{name} colors"))
+    colors.SetTypeToUser()
+    colors.SetNumberOfColors(3)
+    for value, (title, color) in enumerate(
+        (("background", (0, 0, 0, 0)), ("agree", (0.3, 0.75, 0.35, 1)), ("disagree", (0.9, 0.2, 0.55, 1)))
+    ):
+        colors.SetColor(value, title, *color)
+    node = scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", scene.GenerateUniqueName(name))
+    volumes.fill(node, image)
+    node.CreateDefaultDisplayNodes()
+    node.GetDisplayNode().SetAndObserveColorNodeID(colors.GetID())
+    return node, colors
+
+
+def _text(scene: slicer.vtkMRMLScene, report: dict[str, Any], name: str) -> slicer.vtkMRMLTextNode:
+    node = scene.AddNewNodeByClass("vtkMRMLTextNode", scene.GenerateUniqueName(name))
+    node.SetText(json.dumps(report, indent=2))
+    return node
+
+
+def _gather(
+    scene: slicer.vtkMRMLScene, nodes: dict[str, Any], name: str, moving: slicer.vtkMRMLVolumeNode, number: int
+) -> int:
+    """A folder beside the moving volume."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    item = hierarchy.GetItemByDataNode(moving)
+    parent = hierarchy.GetItemParent(item) if item != hierarchy.GetInvalidItemID() else hierarchy.GetSceneItemID()
+    folder = hierarchy.CreateFolderItem(parent, hierarchy.GenerateUniqueItemName(name))
+    hierarchy.SetItemAttribute(folder, ATTRIBUTE, str(number))
+    for node in nodes.values():
+        if node.IsA("vtkMRMLColorTableNode"):
+            continue
+        item = hierarchy.GetItemByDataNode(node)
+        if item == hierarchy.GetInvalidItemID():  # without the application's plugins nobody has made it
+            item = hierarchy.CreateItem(folder, node)
+        hierarchy.SetItemParent(item, folder)
+    return folder
