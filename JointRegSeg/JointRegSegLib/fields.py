@@ -73,21 +73,32 @@ def invert(
     start : torch.Tensor, optional
         A first guess, such as the exponential of the negated velocity.
     tolerance : float
-        Largest change of v in voxels at which the iteration stops early.
+        Change of v in voxels below which a voxel is left alone.
     """
-    v = -displacement if start is None else start
-    previous = math.inf
-    damping = 1.0
+    first = -displacement if start is None else start
+    return torch.cat(
+        [_invert(u[None], v[None], iterations, tolerance) for u, v in zip(displacement, first, strict=True)]
+    )
+
+
+def _invert(u: torch.Tensor, start: torch.Tensor, iterations: int, tolerance: float) -> torch.Tensor:
+    """One displacement. Every voxel has a fixed point of its own, so only those that still move are computed."""
+    x, v = identity(u).reshape(3, -1), start.reshape(3, -1).clone()
+    moving = torch.arange(v.shape[1], device=v.device)
+    damping = torch.ones(len(moving), device=v.device)
+    last = torch.zeros_like(v)
     for _ in range(iterations):
-        step = -sample(displacement, identity(displacement) + v) - v
-        change = float(step.abs().max())
-        if change < tolerance:
-            return v + step
-        # Where the field stretches by more than two the plain iteration swings; half steps settle it.
-        damping = 0.5 if change > previous else damping
-        v = v + damping * step
-        previous = change
-    return v
+        here = v[:, moving]
+        step = -sample(u, (x[:, moving] + here).view(1, 3, -1, 1, 1)).view(3, -1) - here
+        # Where the field stretches by more than two the plain iteration swings; shorter steps settle it.
+        swings = (step * last).sum(0) < -0.5 * last.square().sum(0)
+        damping = torch.where(swings, 0.5 * damping, damping)
+        v[:, moving] = here + damping * step
+        left = step.abs().amax(0) >= tolerance
+        moving, damping, last = moving[left], damping[left], step[:, left]
+        if not len(moving):
+            break
+    return v.view_as(start)
 
 
 def round_trip(forward: torch.Tensor, backward: torch.Tensor, grid: Grid | None = None) -> torch.Tensor:
@@ -99,7 +110,7 @@ def round_trip(forward: torch.Tensor, backward: torch.Tensor, grid: Grid | None 
     limits = torch.tensor(forward.shape[2:], device=forward.device).view(1, 3, 1, 1, 1) - 1
     inside = ((there >= 0) & (there <= limits)).all(1, keepdim=True)
     error = forward + sample(backward, there)
-    length = (error if grid is None else to_world(error, grid)).norm(dim=1, keepdim=True)
+    length = (error if grid is None else to_world(error, grid)).square().sum(1, keepdim=True).sqrt()
     return torch.where(inside, length, torch.nan)
 
 

@@ -58,7 +58,7 @@ def regularity(deformation: Deformation) -> dict[str, Any]:
     """Folding, spread of the log Jacobian, displacement and inverse consistency, on the deformation's grid."""
     jacobian = deformation.jacobian()
     positive = jacobian[jacobian > 0]
-    length = deformation.vectors().norm(dim=1)
+    length = deformation.vectors().square().sum(1).sqrt()
     return {
         "folded_share": float((jacobian <= 0).float().mean()),
         "jacobian": {"min": float(jacobian.min()), "max": float(jacobian.max())},
