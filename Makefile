@@ -26,6 +26,7 @@ lint: $(VENV)/ready
 
 bench: $(VENV)/ready
 	$(BIN)/python Testing/benchmarks/hippocampus.py
+	$(BIN)/python Testing/benchmarks/known_affine.py
 	$(BIN)/python Testing/benchmarks/large_ct.py
 
 clean:
