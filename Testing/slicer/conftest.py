@@ -28,6 +28,7 @@ def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[slicer.vtkMRMLScene]:
     remote = slicer.vtkMRMLRemoteIOLogic()
     remote.SetMRMLScene(scene)
     remote.AddDataIOToScene()
+    slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene).GetSceneItemID()  # the application has one
     monkeypatch.setattr(slicer, "mrmlScene", scene, raising=False)
     scene.application = application  # kept alive as long as the scene
     scene.helpers = [colors, remote]
