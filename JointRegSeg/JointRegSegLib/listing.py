@@ -6,15 +6,15 @@ import time
 
 import torch
 
-from . import models
+from . import catalog, models
 from .models import Bundle
 
 
 def print_models(measure: bool = False) -> None:
     """Print each model with its license, expected input and time; ``measure`` runs each network once here."""
-    print("generic")
-    print("  affine and diffeomorphic instance optimization; needs no training, does not segment")
-    print("  input: any two volumes of the same body part    license: Apache-2.0")
+    generic = catalog.GENERIC_ENTRY
+    print(f"{generic['name']}\n  {generic['title']}: {generic['description']}")
+    print(f"  input: {generic['anatomy']}    license: {generic['license']}")
     for bundle in models.installed():
         entry = bundle.manifest
         lattice = entry["preprocessing"]

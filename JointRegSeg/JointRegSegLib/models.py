@@ -5,25 +5,20 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from . import __version__
+from . import __version__, catalog
+from .catalog import GENERIC
 from .errors import ModelError
 from .networks import NETWORKS, RegistrationNetwork
 from .preprocess import Preprocessing
 from .refine import Objective
 
-GENERIC = "generic"
 _HERE = Path(__file__).resolve().parent
-#: Where bundles ship: beside the library once it is installed, in the extension's resources in a checkout or in Slicer.
-_SHIPPED = (_HERE / "Models", _HERE.parent / "Resources" / "Models")
-#: Names of further folders with bundles, separated as in PATH.
-FOLDERS_VARIABLE = "JOINTREGSEG_MODELS"
 
 
 @dataclass(frozen=True)
@@ -52,26 +47,19 @@ class Bundle:
         return [label["value"] for label in self.manifest["labels"]]
 
 
-def folders(environment: str | None = None) -> list[Path]:
-    """Folders that are searched for bundles."""
-    named = os.environ.get(FOLDERS_VARIABLE, "") if environment is None else environment
-    return [Path(p) for p in named.split(os.pathsep) if p] + [p for p in _SHIPPED if p.is_dir()]
-
-
 def installed() -> list[Bundle]:
-    """All readable bundles, by name; of two with one name the first in the order of `folders` counts.
+    """All readable bundles, by name; of two with one name the first in the order of `catalog.folders` counts.
 
     A damaged bundle is left out with a line on stderr, so that it does not take the others away.
     """
     found: dict[str, Bundle] = {}
-    for folder in folders():
-        for path in sorted(folder.glob("*/model.json")):
-            try:
-                bundle = open_bundle(path.parent)
-            except ModelError as error:
-                print(f"jointregseg: {error}", file=sys.stderr)
-                continue
-            found.setdefault(bundle.name, bundle)
+    for folder in catalog.bundles():
+        try:
+            bundle = open_bundle(folder)
+        except ModelError as error:
+            print(f"jointregseg: {error}", file=sys.stderr)
+            continue
+        found.setdefault(bundle.name, bundle)
     return [found[name] for name in sorted(found)]
 
 
@@ -86,7 +74,7 @@ def find(name: str | Path) -> Bundle:
     path = Path(name)
     if (path / "model.json").is_file():
         return open_bundle(path)
-    for folder in folders():
+    for folder in catalog.folders():
         if str(name) and (folder / str(name) / "model.json").is_file():
             return open_bundle(folder / str(name))
     known = {bundle.name: bundle for bundle in installed()}

@@ -31,10 +31,21 @@ def _weights(text: str) -> dict[str, float]:
     """JSON of loss weights, for argparse."""
     from .trainer import Weights
 
-    value, known = _object(text), [field.name for field in fields(Weights)]
+    return _numbers_of(Weights, text)
+
+
+def _augmentation(text: str) -> dict[str, float]:
+    """JSON of ranges of augmentation, for argparse."""
+    from .augment import Augmentation
+
+    return _numbers_of(Augmentation, text)
+
+
+def _numbers_of(kind: type, text: str) -> dict[str, float]:
+    value, known = _object(text), [f.name for f in fields(kind) if f.type in ("float", float)]
     wrong = [k for k, v in value.items() if k not in known or not isinstance(v, int | float)]
     if wrong:
-        raise argparse.ArgumentTypeError(f"'{wrong[0]}' is no weight with a number; known: {', '.join(known)}")
+        raise argparse.ArgumentTypeError(f"'{wrong[0]}' is nothing with a number here; known: {', '.join(known)}")
     return value
 
 
@@ -48,6 +59,7 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", type=float, help="highest learning rate (default: the plan's)")
     parser.add_argument("--arguments", type=_object, help="JSON of network arguments that differ from the defaults")
     parser.add_argument("--weights", type=_weights, default={}, help="JSON of loss weights that differ")
+    parser.add_argument("--augmentation", type=_augmentation, default={}, help="JSON of ranges that differ")
     parser.add_argument("--start", help="bundle (name or folder) whose weights to begin with, where shapes agree")
     mixed = "convolutions in bfloat16 (default on a GPU; twice as fast on a CPU with AVX-512 BF16)"
     parser.add_argument("--mixed", action=argparse.BooleanOptionalAction, help=mixed)
@@ -72,7 +84,12 @@ def _train(arguments: argparse.Namespace) -> int:
         for k in ("steps", "pairs", "rate", "mixed", "arguments")
         if getattr(arguments, k) is not None
     }
-    plan = replace(plan, **changes, weights=replace(plan.weights, **arguments.weights))
+    plan = replace(
+        plan,
+        **changes,
+        weights=replace(plan.weights, **arguments.weights),
+        augmentation=replace(plan.augmentation, **arguments.augmentation),
+    )
     divided = cohort.split(cohort.subjects_in(arguments.data), arguments.validation, arguments.test)
     subjects = cohort.load(arguments.data, divided["train"], plan.preprocessing)
     held_out = cohort.load(arguments.data, divided["validation"], plan.preprocessing)

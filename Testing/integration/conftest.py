@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from JointRegSegLib import cli, models
+from JointRegSegLib import catalog, cli, models
 from JointRegSegLib.geometry import Grid
 from JointRegSegLib.models import Bundle
 from JointRegSegLib.preprocess import Preprocessing
@@ -102,7 +102,7 @@ def bundle(run_folder: Path, cohort_folder: Path, tmp_path_factory: pytest.TempP
 @pytest.fixture
 def installed(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Bundle:
     """The tiny model, found by its name."""
-    monkeypatch.setenv(models.FOLDERS_VARIABLE, str(bundle.folder.parent))
+    monkeypatch.setenv(catalog.FOLDERS_VARIABLE, str(bundle.folder.parent))
     return bundle
 
 

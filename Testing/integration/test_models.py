@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
-from JointRegSegLib import listing, models
+from JointRegSegLib import catalog, listing, models
 from JointRegSegLib.errors import ModelError
 
 
@@ -21,8 +23,8 @@ def second(installed, tmp_path, monkeypatch):
     manifest = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     manifest |= {"name": "another-one", "title": "Another"}
     (folder / "model.json").write_text(json.dumps(manifest))
-    paths = [str(folder.parent), os.environ[models.FOLDERS_VARIABLE]]
-    monkeypatch.setenv(models.FOLDERS_VARIABLE, os.pathsep.join(paths))
+    paths = [str(folder.parent), os.environ[catalog.FOLDERS_VARIABLE]]
+    monkeypatch.setenv(catalog.FOLDERS_VARIABLE, os.pathsep.join(paths))
     return folder
 
 
@@ -100,3 +102,17 @@ def test_a_damaged_bundle_is_named_and_left_out(installed, second, shell):
     code, said, error = shell("models")
     assert code == 0 and "tiny-blobs" in said and "another-one" not in said
     assert error.count("\n") == 1 and str(second) in error and "not valid" in error
+
+
+def test_the_catalog_says_the_same_without_torch(installed, second, tmp_path, monkeypatch):
+    found = catalog.entries()
+    assert [e["name"] for e in found] == ["generic", *(b.name for b in models.installed())]
+    assert found[1]["folder"] == str(second) and found[1]["title"] == "Another"
+    broken = tmp_path / "more" / "broken"
+    broken.mkdir()
+    for text in ("{", "[]", '{"title": "nameless"}'):
+        (broken / "model.json").write_text(text)
+        assert [e["name"] for e in catalog.entries()] == [e["name"] for e in found]
+    code = "import sys, JointRegSegLib.catalog as c; c.entries(); print({'torch', 'numpy'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
+    assert (done.returncode, done.stdout) == (0, "set()\n")

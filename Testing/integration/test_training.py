@@ -223,9 +223,10 @@ def test_bad_runs_and_cards(run_folder, cohort_folder, refused, shell, tmp_path)
 @pytest.mark.parametrize(
     ("option", "value", "words"),
     [
-        ("--weights", '{"smothness": 1}', ("'smothness' is no weight", "smoothness")),
-        ("--weights", '{"inverse": "a"}', ("'inverse' is no weight with a number",)),
+        ("--weights", '{"smothness": 1}', ("'smothness' is nothing with a number here", "smoothness")),
+        ("--weights", '{"inverse": "a"}', ("'inverse' is nothing with a number",)),
         ("--weights", "[1]", ("invalid",)),
+        ("--augmentation", '{"flips": 1}', ("'flips' is nothing", "elastic")),
         ("--arguments", "{", ("invalid",)),
     ],
 )
