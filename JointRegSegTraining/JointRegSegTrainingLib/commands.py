@@ -61,6 +61,9 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", type=_weights, default={}, help="JSON of loss weights that differ")
     parser.add_argument("--augmentation", type=_augmentation, default={}, help="JSON of ranges that differ")
     parser.add_argument("--start", help="bundle (name or folder) whose weights to begin with, where shapes agree")
+    parser.add_argument(
+        "--freeze", nargs="+", default=[], metavar="PART", help="parts of the network to leave as they are"
+    )
     mixed = "convolutions in bfloat16 (default on a GPU; twice as fast on a CPU with AVX-512 BF16)"
     parser.add_argument("--mixed", action=argparse.BooleanOptionalAction, help=mixed)
     parser.add_argument("--max-minutes", type=float, default=float("inf"), help="stop then; run again to go on")
@@ -88,6 +91,7 @@ def _train(arguments: argparse.Namespace) -> int:
         plan,
         **changes,
         weights=replace(plan.weights, **arguments.weights),
+        frozen=tuple(arguments.freeze),
         augmentation=replace(plan.augmentation, **arguments.augmentation),
     )
     divided = cohort.split(cohort.subjects_in(arguments.data), arguments.validation, arguments.test)

@@ -39,6 +39,8 @@ class Plan:
     """All that decides the outcome of a training, and what is written into its folder as ``plan.json``.
 
     ``mixed`` computes convolutions in bfloat16: half the time on a GPU, and on a CPU that knows it (AVX-512 BF16).
+    ``frozen`` names parts of the network whose weights stay as they are: with encoder and segmentation trained already,
+    registration alone takes a third of the time.
     """
 
     network: str = "symmetric"
@@ -52,6 +54,7 @@ class Plan:
     rate: float = 1e-3
     average: float = 0.998
     mixed: bool = False
+    frozen: tuple[str, ...] = ()
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -158,8 +161,14 @@ class Trainer:
             own = self.network.state_dict()
             self.network.load_state_dict(own | {k: v for k, v in start.state_dict().items() if fits(own.get(k), v)})
         self.network.to(self.device)
+        parts = dict(self.network.named_children())
+        for name in plan.frozen:
+            if name not in parts:
+                raise InputError(f"the network has no part '{name}' to freeze; it has {', '.join(parts)}")
+            parts[name].requires_grad_(False)
         self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
-        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=plan.rate, weight_decay=1e-4)
+        trained = [p for p in self.network.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, lr=plan.rate, weight_decay=1e-4)
         self.generator = torch.Generator().manual_seed(plan.seed)
         self.step = 0
         self.images = torch.cat([s.image for s in train]).to(self.device)

@@ -152,6 +152,17 @@ def test_a_run_may_begin_with_trained_weights(subjects, bundle, tmp_path):
     assert again.step == 8  # a run that has begun goes on instead
 
 
+def test_frozen_parts_stay_and_the_others_learn(subjects, tmp_path):
+    run = trainer.Trainer(replace(SHORT, frozen=("encoder", "segmentation")), subjects, tmp_path / "a")
+    before = {name: value.clone() for name, value in run.network.state_dict().items()}
+    run.run()
+    after = run.network.state_dict()
+    for name, value in before.items():
+        assert torch.equal(value, after[name]) == name.startswith(("encoder", "segmentation.")), name
+    with pytest.raises(InputError, match="no part 'brain' to freeze; it has encoder, segmentation"):
+        trainer.Trainer(replace(SHORT, frozen=("brain",)), subjects, tmp_path / "b")
+
+
 def test_memberships():
     labels = torch.tensor([0, 3, 7, 3]).view(1, 1, 1, 1, 4)
     expected = [[1, 0, 0, 0], [0, 1, 0, 1], [0, 0, 1, 0]]

@@ -1,0 +1,122 @@
+"""Volumes, labels, segmentations, markups and models carried by a known motion, and back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import slicer
+import vtk
+from JointRegSegLib.deformation import Deformation, displacement_on
+from JointRegSegLib.errors import InputError
+from JointRegSegLib.scene import volumes
+from JointRegSegLib.scene.propagate import carry
+from samples import array, fixed_grid, label_map, motion, moving_grid, place, thing, volume
+
+KNOWN = motion((6, -4, 5), (1, 1, 1), (3, -2, 2))
+RAS = np.array([-1, -1, 1])
+
+
+@pytest.fixture
+def ways(scene, add) -> dict:
+    """Fixed and moving volume, and transform nodes of the known motion as a result has them."""
+    out = {"fixed": add(volume(thing(), fixed_grid()), "F"), "moving": add(volume(thing(), moving_grid(), KNOWN), "M")}
+    deformation = Deformation.identity(fixed_grid(), KNOWN)
+    for name, target, grid in (("transform", "fixed", fixed_grid()), ("inverse", "moving", moving_grid())):
+        node = scene.AddNewNodeByClass("vtkMRMLGridTransformNode", name)
+        field = displacement_on(deformation.to_itk(inverse=name == "inverse"), grid)
+        node.SetAndObserveTransformFromParent(volumes.grid_transform(field))
+        node.SetNodeReferenceID("spatialRegistrationFixed", out[target].GetID())
+        out[name] = node
+    return out
+
+
+def test_a_volume_lands_on_the_fixed_one(scene, ways):
+    found = carry(scene, ways["moving"], ways["transform"], ways["inverse"])
+    assert found.GetName() == "M carried" and scene.IsNodePresent(ways["moving"])
+    expected = sitk.Resample(
+        volume(thing(), moving_grid(), KNOWN),
+        volume(thing(), fixed_grid()),
+        Deformation.identity(fixed_grid(), KNOWN).to_itk(),
+    )
+    inner = (slice(4, -4), slice(5, -5), slice(5, -5))
+    assert np.abs(volumes.values_of(found) - array(expected))[inner].max() < 0.01 * np.ptp(array(expected))
+    np.testing.assert_allclose(volumes.affine_of(found), fixed_grid().affine, atol=1e-6)
+
+
+def test_labels_are_carried_to_the_voxel_both_ways(scene, add, ways):
+    deformation = Deformation.identity(fixed_grid(), KNOWN)
+    for here, there, known, inverse in (("moving", "fixed", KNOWN, False), ("fixed", "moving", None, True)):
+        grid = moving_grid() if here == "moving" else fixed_grid()
+        image = label_map(thing(), grid, known)
+        node = add(image, "L", "vtkMRMLLabelMapVolumeNode")
+        pair = (ways["inverse"], ways["transform"]) if inverse else (ways["transform"], ways["inverse"])
+        found = carry(scene, node, *pair)
+        target = volumes.image_of(ways[there], there)
+        expected = sitk.Resample(image, target, deformation.to_itk(inverse), sitk.sitkNearestNeighbor, 0)
+        assert (volumes.values_of(found) != array(expected)).sum() <= 2  # in the middle between two voxels
+        assert found.IsA("vtkMRMLLabelMapVolumeNode")
+
+
+def test_segments_keep_their_names_and_places(scene, ways):
+    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "S")
+    labels = label_map(thing(), moving_grid(), KNOWN)
+    for value, title in ((1, "one"), (2, "two")):
+        mask = slicer.vtkOrientedImageData()
+        mask.SetDimensions(*labels.GetSize())
+        mask.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
+        volumes.vtk_to_numpy(mask.GetPointData().GetScalars())[:] = array(labels).ravel() == value
+        mask.SetImageToWorldMatrix(volumes.to_vtk(volumes.FLIP @ moving_grid().affine))
+        segment = slicer.vtkSegment()
+        segment.SetName(title)
+        segment.SetColor(0.2 * value, 0.5, 0.1)
+        segment.AddRepresentation(node.GetSegmentation().GetSourceRepresentationName(), mask)
+        node.GetSegmentation().AddSegment(segment, title)
+    found = carry(scene, node, ways["transform"], ways["inverse"]).GetSegmentation()
+    assert [found.GetNthSegment(i).GetName() for i in range(found.GetNumberOfSegments())] == ["one", "two"]
+    transform = Deformation.identity(fixed_grid(), KNOWN).to_itk()
+    fixed = volume(thing(), fixed_grid())
+    expected = array(sitk.Resample(labels, fixed, transform, sitk.sitkNearestNeighbor, 0))
+    for value, title in ((1, "one"), (2, "two")):
+        mask = found.GetSegment(title).GetRepresentation(found.GetSourceRepresentationName())
+        inside = volumes.vtk_to_numpy(mask.GetPointData().GetScalars()) > 0
+        assert abs(int(inside.sum()) - int((expected == value).sum())) <= 2
+        assert found.GetSegment(title).GetColor()[0] == pytest.approx(0.2 * value)
+
+
+def test_markups_go_within_half_a_millimeter_both_ways(scene, ways):
+    points = thing().centers
+    for start, there, back in ((place(points, KNOWN), "transform", "inverse"), (points, "inverse", "transform")):
+        node = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "P")
+        for i, point in enumerate(start):
+            node.AddControlPoint(vtk.vtkVector3d(*(point * RAS)), f"p{i}")
+        found = carry(scene, node, ways[there], ways[back])
+        end = points if there == "transform" else place(points, KNOWN)
+        for i, point in enumerate(end):
+            assert np.linalg.norm(np.array(found.GetNthControlPointPositionWorld(i)) * RAS - point) < 0.5
+            assert found.GetNthControlPointLabel(i) == f"p{i}"
+            assert np.allclose(np.array(node.GetNthControlPointPosition(i)) * RAS, start[i])
+
+
+def test_models_and_parent_transforms(scene, ways):
+    parent = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "up")
+    shift = np.eye(4)
+    shift[2, 3] = 30
+    parent.SetMatrixTransformToParent(volumes.to_vtk(shift))
+    sphere = vtk.vtkSphereSource()
+    low = place(thing().centers[2], KNOWN) * RAS - [0, 0, 30]
+    sphere.SetCenter(*low)
+    sphere.SetRadius(3)
+    sphere.Update()
+    node = scene.AddNewNodeByClass("vtkMRMLModelNode", "B")
+    node.SetAndObservePolyData(sphere.GetOutput())
+    node.SetAndObserveTransformNodeID(parent.GetID())
+    found = carry(scene, node, ways["transform"], ways["inverse"])
+    middle = np.array(found.GetPolyData().GetCenter()) * RAS
+    assert np.linalg.norm(middle - thing().centers[2]) < 0.5
+    assert np.allclose(node.GetPolyData().GetCenter(), low, atol=1e-3)
+
+
+def test_what_cannot_be_carried(scene, ways):
+    with pytest.raises(InputError, match="'T' cannot be carried over; choose a volume"):
+        carry(scene, scene.AddNewNodeByClass("vtkMRMLTextNode", "T"), ways["transform"], ways["inverse"])
