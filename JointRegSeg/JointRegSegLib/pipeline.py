@@ -20,6 +20,7 @@ from .errors import InputError
 from .estimate import Estimate, Volume, by_model, by_optimization
 from .geometry import Grid, resample
 from .progress import Progress, silent, tell
+from .regularize import invertible
 from .result import Registration
 from .similarity import SIMILARITIES, Similarity
 
@@ -118,7 +119,9 @@ def register_and_segment(
         estimate, used = _estimate(bundle, volumes, refine, similarity, align, chosen, progress, notes)
     with _timed(seconds, "resampling"):
         tell(progress, "resampling", 0.0)
-        deformation = estimate.deformation.on(field_lattice(volumes[0].grid)).inverted()
+        deformation = estimate.deformation.on(field_lattice(volumes[0].grid))
+        # A network alone answers as it was trained to; what is optimized ends as a map that can be undone everywhere.
+        deformation = invertible(deformation) if bundle is None or refine else deformation.inverted()
         result = _assemble(fixed_image, moving_image, labels, deformation, estimate, bundle)
     with _timed(seconds, "checking"):
         tell(progress, "checking", 0.0)

@@ -3,7 +3,6 @@
 From nothing the deformation is the exponential of a stationary velocity field (Arsigny et al. 2006), whose inverse is
 the exponential of the negated field. A network's answer is two displacements, which are changed by addition, because
 the nearest exponential is already less accurate; terms against folding and for inverse consistency keep them regular.
-In the end either is smoothed at the few places where its inverse could not be held by the lattice.
 
 Both directions are scored, as in symmetric normalization (Avants et al. 2008), on the joint objective: image
 similarity, agreement of carried-over and predicted segmentations, smoothness, no folding, inverse consistency.
@@ -19,7 +18,6 @@ import torch.nn.functional as F
 
 from . import fields, losses
 from .progress import Progress, silent, tell
-from .regularize import make_invertible
 from .similarity import Similarity, dissimilarity
 
 
@@ -84,7 +82,7 @@ def from_nothing(
     Returns
     -------
     forward, inverse : torch.Tensor
-        (1, 3, D, H, W) displacements in voxels, inverse to each other (see `regularize`).
+        (1, 3, D, H, W) displacements in voxels; inverse to each other up to discretization, see `regularize`.
 
     Raises
     ------
@@ -104,7 +102,7 @@ def from_nothing(
         velocity = velocity + _descend(motion, velocity.shape, images, None, objective, level, told)
     with torch.no_grad():
         both = fields.resize(fields.scale_and_square(torch.cat([velocity, -velocity])), moving.shape[2:])
-        return make_invertible(both[:1], both[1:])
+        return both[:1], both[1:]
 
 
 def from_network(
@@ -131,8 +129,8 @@ def from_network(
 
     Returns
     -------
-    forward, inverse : torch.Tensor
-        (1, 3, D, H, W) displacements in voxels, inverse to each other (see `regularize`).
+    forward, backward : torch.Tensor
+        (1, 3, D, H, W) displacements in voxels.
 
     Raises
     ------
@@ -154,7 +152,7 @@ def from_network(
         shape = (2, 3, *_lattice(here))
         change = _descend(motion, shape, images, classes, objective, level, told)
         both = both + fields.resize(change, both.shape[2:])
-    return make_invertible(both[:1], both[1:])
+    return both[:1], both[1:]
 
 
 def _told(levels: Sequence[Level], progress: Progress, stage: str) -> Sequence[tuple[Level, Callable[[int], None]]]:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 
 from . import fields, losses
+from .deformation import Deformation
 
 #: Voxels by which there and back may miss the start. Between voxel centers it can be a little more.
 LIMIT = 0.4
+
+
+def invertible(deformation: Deformation) -> Deformation:
+    """The same map where it can be undone, smoothed elsewhere, with its inverse; see `make_invertible`."""
+    displacement, inverse = make_invertible(deformation.displacement, deformation.inverse)
+    return replace(deformation, displacement=displacement, inverse=inverse)
 
 
 def make_invertible(

@@ -44,7 +44,7 @@ def dice(result, image: sitk.Image) -> float:
 
 def test_network_alone_aligns_and_segments_unseen_people(pairs):
     results = [register(**pair, model=MODEL) for pair in pairs]
-    assert np.mean([dice(r, r.warped_labels) for r in results]) > 0.80
+    assert np.mean([dice(r, r.warped_labels) for r in results]) > 0.81
     assert np.mean([dice(r, r.fixed_segmentation) for r in results]) > 0.85
     # The model's own training data must not be called unlike its training data.
     assert sum(len(r.report["warnings"]) == 0 for r in results) >= len(results) - 1
@@ -62,7 +62,6 @@ def test_refinement_is_accurate_and_regular(refined):
     assert np.mean([r["inverse_consistency_voxels"]["mean"] for r in regularity]) < 0.1
 
 
-@pytest.mark.xfail(strict=True, reason="the network's field is so steep in places that its sampled inverse is off")
 def test_refined_inverse_is_within_half_a_voxel_at_worst(refined):
     assert max(r.report["quality"]["regularity"]["inverse_consistency_voxels"]["max"] for r in refined) < 0.5
 
