@@ -7,11 +7,9 @@ import contextlib
 import json
 import os
 import queue
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -222,13 +220,3 @@ def error_of(event: Event) -> JointRegSegError:
     """The exception that an 'error' event stands for."""
     kind = _ERRORS.get(event["kind"])
     return kind(event["message"]) if kind else WorkerError(event["message"], event.get("details", ""))
-
-
-@contextlib.contextmanager
-def private_folder() -> Any:
-    """A temporary folder that only this user can read; it vanishes at the end."""
-    folder = Path(tempfile.mkdtemp(prefix="jointregseg-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

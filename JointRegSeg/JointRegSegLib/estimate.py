@@ -172,9 +172,11 @@ def by_optimization(
 
 def _foreground(volume: Volume, margin: int = 4) -> tuple[torch.Tensor, Grid]:
     """Without the rim that holds nothing but the image's lowest value: padding costs time and tells nothing."""
-    seen = (volume.values[0, 0] > volume.values.min()).nonzero()
-    first = (seen.amin(0) - margin).clamp_min(0)
-    last = torch.minimum(seen.amax(0) + margin, torch.tensor(volume.grid.shape) - 1)
+    seen = volume.values[0, 0] > volume.values.min()
+    along = [seen.amax(others).nonzero() for others in ((1, 2), (0, 2), (0, 1))]
+    first = torch.stack([place.min() for place in along]).sub(margin).clamp_min(0)
+    last = torch.stack([place.max() for place in along]).add(margin)
+    last = torch.minimum(last, torch.tensor(volume.grid.shape) - 1)
     (k, j, i), size = first.tolist(), (last - first + 1).tolist()
     box = volume.values[..., k : k + size[0], j : j + size[1], i : i + size[2]]
     return box, volume.grid.cropped((i, j, k), size[::-1])

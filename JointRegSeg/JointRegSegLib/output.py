@@ -15,6 +15,16 @@ from .progress import Progress, silent, tell
 from .result import Registration
 
 REPORT = "report.json"
+#: Images of a result that are written, where there are any.
+IMAGES = (
+    "warped",
+    "displacement",
+    "jacobian",
+    "fixed_segmentation",
+    "moving_segmentation",
+    "warped_segmentation",
+    "warped_labels",
+)
 
 
 def check_free(folder: str | Path, overwrite: bool = False) -> Path:
@@ -76,19 +86,7 @@ def save(result: Registration, folder: str | Path, overwrite: bool = False, prog
     from .report import write_html
 
     folder = check_free(folder, overwrite)
-    images = {
-        name: getattr(result, name)
-        for name in (
-            "warped",
-            "displacement",
-            "jacobian",
-            "fixed_segmentation",
-            "moving_segmentation",
-            "warped_segmentation",
-            "warped_labels",
-        )
-        if getattr(result, name) is not None
-    }
+    images = {name: getattr(result, name) for name in IMAGES if getattr(result, name) is not None}
     with complete_or_nothing(folder) as partial:
         for i, (name, image) in enumerate(images.items()):
             tell(progress, "writing", i / (len(images) + 2))

@@ -31,15 +31,6 @@ from .errors import JointRegSegError
 
 IMAGES = ("fixed", "moving", "fixed_labels", "moving_labels")
 POINTS = ("fixed_points", "moving_points")
-RESULTS = (
-    "warped",
-    "displacement",
-    "jacobian",
-    "fixed_segmentation",
-    "moving_segmentation",
-    "warped_segmentation",
-    "warped_labels",
-)
 TRANSFORMS = ("transform", "inverse_transform")
 
 Request = dict[str, Any]
@@ -116,7 +107,7 @@ class _Server:
         """Files in, files out; without compression, which costs more time than it saves."""
         import SimpleITK as sitk
 
-        from . import models
+        from . import models, output
         from .deformation import displacement_on
         from .files import grid_of
         from .pipeline import field_lattice, register_and_segment
@@ -130,7 +121,7 @@ class _Server:
 
         result = register_and_segment(**images, **points, **request.get("options", {}), progress=progress)
         names = {}
-        for key in RESULTS:
+        for key in output.IMAGES:
             if getattr(result, key) is not None:
                 names[key] = f"{key}.nrrd"
                 sitk.WriteImage(getattr(result, key), str(folder / names[key]), useCompression=False)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from JointRegSegLib import register
-from JointRegSegLib.client import Worker, WorkerError, private_folder
+from JointRegSegLib.client import Worker, WorkerError
 from JointRegSegLib.errors import Canceled, InputError, ModelError
 from samples import array
 
@@ -185,10 +185,3 @@ def test_what_libraries_print_does_not_disturb_the_events():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     assert [json.loads(line) for line in done.stdout.splitlines()] == [{"event": "ready"}]
     assert "chatter" in done.stderr and "from C" in done.stderr
-
-
-def test_private_folder():
-    with private_folder() as folder:
-        assert folder.stat().st_mode & 0o077 == 0
-        (folder / "x").write_text("x")
-    assert not folder.exists()

@@ -101,6 +101,8 @@ def test_cancel_leaves_the_scene_as_it_was_and_the_next_run_works(worker, scene,
 
 def test_cancel_before_anything_was_sent(worker, scene, pair, left):
     run = runs.Run(worker, scene, *pair, {})
+    (folder,) = left()
+    assert folder.stat().st_mode & 0o077 == 0  # patients' images, for this user's eyes only
     run.cancel()
     assert isinstance(run.error, Canceled) and run.poll() and left() == []
 
