@@ -85,6 +85,7 @@ def run_batch(
     folder: Path,
     options: dict[str, Any],
     overwrite: bool = False,
+    given_up: dict[str, str] | None = None,
     progress: Callable[[str, float], bool | None] | None = None,
     finished: Callable[[dict[str, Any]], None] | None = None,
 ) -> Outcome:
@@ -97,6 +98,8 @@ def run_batch(
     ----------
     options : dict
         Keyword arguments of `register_and_segment`.
+    given_up : dict, optional
+        Cases that are not to be tried (again), with the reason.
     progress : callable, optional
         ``progress(case, fraction of all cases)``; returning False cancels.
     finished : callable, optional
@@ -122,7 +125,10 @@ def run_batch(
             bar.set_description_str(pair["case"])
             if progress and progress(pair["case"], number / len(pairs)) is False:
                 raise Canceled
-            rows.append(_run_case(pair, folder / pair["case"], options, overwrite))
+            if reason := (given_up or {}).get(pair["case"]):
+                rows.append({"case": pair["case"], "status": "failed", "reason": reason})
+            else:
+                rows.append(_run_case(pair, folder / pair["case"], options, overwrite))
             write_summary(rows, folder / SUMMARY)
             if finished:
                 finished(rows[-1])
@@ -166,9 +172,9 @@ def _differs(report: dict[str, Any], pair: dict[str, str], options: dict[str, An
         if ((entry or {}).get("file") if column in REQUIRED else entry or "") != pair.get(column, ""):
             return f"{column} input"
     settings = report["settings"]
-    for key in ("model", "refine", "similarity", "fill", "seed"):
+    for key in ("model", "refine", "similarity", "fill", "working_size", "seed"):
         if settings[key] != options.get(key, settings[key]):
-            return f"--{key}"
+            return f"--{key.replace('_', '-')}"
     if options.get("align") not in (None, settings["align"]):
         return "--align"
     return None

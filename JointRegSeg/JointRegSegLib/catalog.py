@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
+
+from .errors import InputError, ModelError
 
 GENERIC = "generic"
 #: What `generic` says about itself, where bundles have a manifest.
@@ -18,17 +23,35 @@ GENERIC_ENTRY = {
     "license": "Apache-2.0",
     "labels": [],
 }
+#: How far beyond the training images' range a length or volume may lie, as a share of the bound.
+TOLERANCE = 0.25
 _HERE = Path(__file__).resolve().parent
 #: Where bundles ship: beside the library once it is installed, in the extension's resources in a checkout or in Slicer.
 _SHIPPED = (_HERE / "Models", _HERE.parent / "Resources" / "Models")
 #: Names of further folders with bundles, separated as in PATH.
 FOLDERS_VARIABLE = "JOINTREGSEG_MODELS"
+#: Names the folder where this user's own bundles are kept, in place of the usual one of the operating system.
+HOME_VARIABLE = "JOINTREGSEG_HOME"
 
 
 def folders() -> list[Path]:
     """Folders that are searched for bundles."""
     named = os.environ.get(FOLDERS_VARIABLE, "")
-    return [Path(p) for p in named.split(os.pathsep) if p] + [p for p in _SHIPPED if p.is_dir()]
+    found = [*(Path(p) for p in named.split(os.pathsep) if p), user_folder(), *_SHIPPED]
+    return [path for path in found if path.is_dir()]
+
+
+def user_folder() -> Path:
+    """Where `install` keeps this user's bundles; it need not exist."""
+    if named := os.environ.get(HOME_VARIABLE):
+        return Path(named) / "Models"
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support"
+    else:
+        base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return base / "JointRegSeg" / "Models"
 
 
 def bundles() -> list[Path]:
@@ -49,3 +72,63 @@ def entries() -> list[dict[str, Any]]:
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return [GENERIC_ENTRY, *(found[name] for name in sorted(found))]
+
+
+def install(folder: Path) -> str:
+    """Copy a bundle into the user's folder, in one move, and return its name; a bundle of the same name there goes.
+
+    Raises
+    ------
+    ModelError
+        If the folder holds no bundle, or its weights are not those of its manifest.
+    InputError
+        If the name is that of a model that ships with this version, or the folder cannot be written.
+    """
+    try:
+        manifest = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        required = json.loads((_HERE / "model.schema.json").read_text(encoding="utf-8"))["required"]
+        missing = [key for key in required if key not in manifest]
+        weights = (folder / "weights.safetensors").read_bytes()
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelError(f"{folder}: is no model bundle ({error}); choose a folder with model.json") from None
+    if missing:
+        raise ModelError(f"{folder}: model.json lacks {', '.join(missing)}; get the bundle anew")
+    if hashlib.sha256(weights).hexdigest() != manifest["sha256"]:
+        raise ModelError(f"{folder}: the weights do not match the checksum in model.json; get the bundle anew")
+    name = str(manifest["name"])
+    if not name.replace("-", "").isalnum():
+        raise ModelError(f"{folder}: '{name}' cannot be the name of a model")
+    if name == GENERIC or any((path / name).is_dir() for path in _SHIPPED):
+        raise InputError(f"'{name}' is the name of a model that ships with JointRegSeg; rename it in its model.json")
+    target = user_folder() / name
+    partial = target.with_name(f".{name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        (partial / "weights.safetensors").write_bytes(weights)
+        shutil.copyfile(folder / "model.json", partial / "model.json")
+        shutil.rmtree(target, ignore_errors=True)
+        partial.replace(target)
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({error.strerror}); check space and permissions") from None
+    return name
+
+
+def removable(entry: dict[str, Any]) -> bool:
+    """Whether an entry of `entries` is one that the user has installed."""
+    return "folder" in entry and Path(entry["folder"]).parent == user_folder()
+
+
+def remove(name: str) -> None:
+    """Take a bundle out of the user's folder again.
+
+    Raises
+    ------
+    InputError
+        If there is none of that name: what ships with this version stays.
+    """
+    for entry in entries():
+        if entry["name"] == name and removable(entry):
+            shutil.rmtree(entry["folder"])
+            return
+    raise InputError(f"no model '{name}' was imported; models that ship with JointRegSeg stay")

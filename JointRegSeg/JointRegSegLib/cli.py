@@ -39,6 +39,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--similarity", choices=("lncc", "mse", "mi"), default="lncc", help="mi for two modalities")
     parser.add_argument("--align", choices=("world", "center"), help="begin as they lie in space, or middle on middle")
     parser.add_argument("--fill", type=float, metavar="VALUE", help="value for NaN and infinite voxels")
+    parser.add_argument("--working-size", type=int, metavar="N", help="longest side of generic's lattice, in voxels")
     parser.add_argument("--device", choices=CHOICES, default="auto")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--overwrite", action="store_true", help="replace results that exist")
@@ -52,6 +53,7 @@ def options_of(arguments: argparse.Namespace) -> dict[str, Any]:
         "similarity": arguments.similarity,
         "align": arguments.align,
         "fill": arguments.fill,
+        "working_size": arguments.working_size,
         "device_name": arguments.device,
         "seed": arguments.seed,
     }

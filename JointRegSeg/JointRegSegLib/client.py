@@ -43,11 +43,17 @@ class Worker:
     ----------
     python : str
         Interpreter to run; in Slicer, ``PythonSlicer``.
+
+    Attributes
+    ----------
+    device : str or None
+        What the process computes on, once it has told.
     """
 
     def __init__(self, python: str = sys.executable) -> None:
         self.python = python
         self.log: collections.deque[str] = collections.deque(maxlen=LOG_LINES)
+        self.device: str | None = None
         self._process: subprocess.Popen[str] | None = None
         self._events: queue.Queue[Event] = queue.Queue()
         self._threads: list[threading.Thread] = []
@@ -140,6 +146,8 @@ class Worker:
                     out += [{"id": n, **self._end(event["code"])} for n in sorted(self._waiting)]
                     self._waiting.clear()
                 else:
+                    if event["event"] == "ready":
+                        self.device = event["device"]
                     if event["event"] in ("result", "error"):
                         self._waiting.discard(event.get("id"))
                     out.append(event)

@@ -29,6 +29,17 @@ def choose(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def available() -> str:
+    """What there is to compute on, for a window: the GPU with its free memory, or why there is none."""
+    import torch
+
+    if torch.cuda.is_available():
+        free, _ = torch.cuda.mem_get_info()
+        return f"GPU: {torch.cuda.get_device_name()}, {free / 2**30:.1f} GiB free"
+    reason = "no CUDA device was found" if torch.backends.cuda.is_built() else "this PyTorch is built without CUDA"
+    return f"CPU, {torch.get_num_threads()} threads ({reason})"
+
+
 def describe(device: torch.device) -> str:
     """The device for a report."""
     import torch

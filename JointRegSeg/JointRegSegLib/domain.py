@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from .catalog import TOLERANCE
 from .geometry import Grid
 from .preprocess import INTENSITIES, Preprocessing
 
-#: How far beyond the training images' range a length or volume may lie, as a share of the bound.
-TOLERANCE = 0.25
 #: The same for percentiles of normalized intensity, in standard deviations.
 INTENSITY_TOLERANCE = 0.35
 #: How far below that of the least clear training image the mean probability of the labels may lie.

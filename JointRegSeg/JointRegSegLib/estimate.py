@@ -19,7 +19,7 @@ from .progress import Progress, silent, tell
 from .refine import AFTER_NETWORK, Level, Objective, from_network, from_nothing
 from .similarity import Similarity
 
-#: Longest side, in voxels, of the images that `generic` compares. The field is smoother than that anyhow.
+#: Longest side, in voxels, of the images that `generic` compares by default. The field is smoother than that anyhow.
 GENERIC_SIDE = 112
 #: `generic` spends at most 40 steps at full resolution on a lattice of so many voxels, fewer on a larger one: they cost
 #: most, and matter for small structures only.
@@ -140,10 +140,13 @@ def by_optimization(
     refine: int,
     similarity: Similarity,
     align: str | None,
+    side: int,
     device: torch.device,
     progress: Progress = silent,
 ) -> Estimate:
     """`generic`: affine, then a diffeomorphism, from the images alone; ``refine`` adds steps at full resolution.
+
+    ``side`` is the longest side of the lattice in voxels.
 
     Raises
     ------
@@ -156,10 +159,10 @@ def by_optimization(
     if alignment == "center":
         start[:3, 3] = moving.grid.center - fixed.grid.center
     zscore = INTENSITIES["zscore"]
-    small_fixed, lattice = shrink_to(*_foreground(fixed), GENERIC_SIDE)
+    small_fixed, lattice = shrink_to(*_foreground(fixed), side)
     # The moving image is averaged to the same spacing, so that both are equally sharp.
-    side = round(float(moving.grid.extent.max() / lattice.spacing.max()))
-    small_moving, moving_lattice = shrink_to(moving.values, moving.grid, max(side, 2))
+    longest = round(float(moving.grid.extent.max() / lattice.spacing.max()))
+    small_moving, moving_lattice = shrink_to(moving.values, moving.grid, max(longest, 2))
     small_fixed, small_moving = (zscore(x, x).to(device) for x in (small_fixed, small_moving))
     matrix = register_affine(small_moving, moving_lattice, small_fixed, lattice, start, similarity, progress)
     carried = resample(small_moving, moving_lattice, lattice, matrix)

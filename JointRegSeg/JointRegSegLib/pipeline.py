@@ -17,7 +17,7 @@ import torch
 from . import __version__, device, files, models, points, quality
 from .deformation import Deformation, scalar_image, vector_image
 from .errors import InputError
-from .estimate import Estimate, Volume, by_model, by_optimization
+from .estimate import GENERIC_SIDE, Estimate, Volume, by_model, by_optimization
 from .geometry import Grid, resample
 from .progress import Progress, silent, tell
 from .regularize import invertible
@@ -27,6 +27,8 @@ from .similarity import SIMILARITIES, Similarity
 #: Largest number of voxels on which displacements are stored; above it every n-th voxel of the fixed grid carries one.
 FIELD_VOXELS = 4_000_000
 ALIGNMENTS = ("world", "center")
+#: What ``working_size`` may be.
+SMALLEST_SIDE, LARGEST_SIDE = 16, 512
 #: The image measure that the verdict looks at, for each that can be optimized.
 JUDGED_BY = {"lncc": "local_correlation", "mse": "correlation", "mi": "mutual_information"}
 NOTICE = "For research use only. Not for clinical diagnosis or treatment."
@@ -48,6 +50,7 @@ def register_and_segment(
     similarity: Similarity = "lncc",
     align: str | None = None,
     fill: float | None = None,
+    working_size: int | None = None,
     device_name: str = "auto",
     seed: int = 0,
     progress: Progress = silent,
@@ -74,6 +77,9 @@ def register_and_segment(
         was made for, 'world' for `generic`.
     fill : float, optional
         Replaces NaN and infinite voxels.
+    working_size : int, optional
+        Longest side, in voxels, of the lattice on which `generic` compares the images, `estimate.GENERIC_SIDE` by
+        default; a network has a lattice of its own.
     device_name : 'auto', 'cpu' or 'cuda'
         Where to compute; 'auto' takes a GPU if there is one, and the CPU if its memory does not suffice.
     seed : int
@@ -94,7 +100,7 @@ def register_and_segment(
     Canceled
         If ``progress`` returned False.
     """
-    check_options(refine, similarity, align, fill)
+    check_options(refine, similarity, align, fill, working_size)
     seconds: dict[str, float] = {}
     began = time.perf_counter()
     torch.manual_seed(seed)
@@ -116,7 +122,7 @@ def register_and_segment(
     with _timed(seconds, "estimating"):
         volumes = [Volume(*files.to_tensor(image)) for image in (fixed_image, moving_image)]
         notes: list[str] = []
-        estimate, used = _estimate(bundle, volumes, refine, similarity, align, chosen, progress, notes)
+        estimate, used = _estimate(bundle, volumes, refine, similarity, align, working_size, chosen, progress, notes)
     with _timed(seconds, "resampling"):
         tell(progress, "resampling", 0.0)
         deformation = estimate.deformation.on(field_lattice(volumes[0].grid))
@@ -140,6 +146,7 @@ def register_and_segment(
             "similarity": similarity,
             "align": estimate.alignment,
             "fill": fill,
+            "working_size": working_size,
             "device": device_name,
             "seed": seed,
         },
@@ -172,7 +179,12 @@ def register_and_segment(
 
 
 def check_options(
-    refine: int = 0, similarity: str = "lncc", align: str | None = None, fill: float | None = None, **others: object
+    refine: int = 0,
+    similarity: str = "lncc",
+    align: str | None = None,
+    fill: float | None = None,
+    working_size: int | None = None,
+    **others: object,
 ) -> None:
     """Refuse values that no pair could be registered with; ``others`` are options that need no check.
 
@@ -189,6 +201,8 @@ def check_options(
         raise InputError(f"--refine takes 0 or more steps, not {refine}")
     if fill is not None and not math.isfinite(fill):
         raise InputError(f"--fill takes a finite number, not {fill}")
+    if working_size is not None and not SMALLEST_SIDE <= working_size <= LARGEST_SIDE:
+        raise InputError(f"--working-size takes {SMALLEST_SIDE} to {LARGEST_SIDE} voxels, not {working_size}")
 
 
 @contextmanager
@@ -222,6 +236,7 @@ def _estimate(
     refine: int,
     similarity: Similarity,
     align: str | None,
+    working_size: int | None,
     chosen: torch.device,
     progress: Progress,
     notes: list[str],
@@ -230,7 +245,7 @@ def _estimate(
 
     def attempt(where: torch.device) -> Estimate:
         if bundle is None:
-            return by_optimization(*volumes, refine, similarity, align, where, progress)
+            return by_optimization(*volumes, refine, similarity, align, working_size or GENERIC_SIDE, where, progress)
         return by_model(bundle, *volumes, refine, similarity, align, where, progress)
 
     try:

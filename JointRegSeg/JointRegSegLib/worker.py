@@ -8,9 +8,12 @@ other side (`client`) made and will remove.
         → {"id": 1, "event": "result", "files": {"warped": NAME, …}, "report": {…}, "labels": [{"value": 1, …}, …]}
     {"id": 2, "task": "report", "file": PATH}                    report page of the last result
     {"id": 3, "task": "load", "model": NAME}                     have a model ready for the next click
+    {"id": 4, "task": "batch", "table": CSV, "folder": DIR, "options": {…}, "overwrite": false, "given_up": {}}
+        → "progress" with the case as its stage → {"id": 4, "event": "result", "rows": […], "summary": PATH}
     …   → {"id": 3, "event": "error", "kind": "ModelError", "message": "…"}
 
-Beside fixed and moving a request may name ``fixed_labels``, ``moving_labels`` (images), ``fixed_points`` and
+``outputs`` of a registration names what to write beside warped image and transforms; all if it is left out. Beside
+fixed and moving a request may name ``fixed_labels``, ``moving_labels`` (images), ``fixed_points`` and
 ``moving_points`` (lists of LPS points). The first event, without an id, is {"event": "ready", "device": …}. The process
 ends when its stdin does, whatever it is doing: nothing outlives the program that started it. To cancel, kill it.
 """
@@ -32,6 +35,11 @@ from .errors import JointRegSegError
 IMAGES = ("fixed", "moving", "fixed_labels", "moving_labels")
 POINTS = ("fixed_points", "moving_points")
 TRANSFORMS = ("transform", "inverse_transform")
+INVERSE = "inverse_displacement"
+SEGMENTATIONS = ("fixed_segmentation", "moving_segmentation", "warped_segmentation")
+ALWAYS = ("warped", "displacement")
+#: What a registration can give beside those.
+OUTPUTS = (*TRANSFORMS, INVERSE, "jacobian", *SEGMENTATIONS, "warped_labels")
 
 Request = dict[str, Any]
 Send = Callable[[dict[str, Any]], None]
@@ -97,11 +105,11 @@ class _Server:
     def __init__(self) -> None:
         from . import device, pipeline  # noqa: F401 - the pipeline takes a second, which no click should wait for
 
-        self.device = device.describe(device.choose("auto"))
+        self.device = device.available()
         self.last: Any = None
 
     def tasks(self) -> dict[str, Callable[[Request, Send], dict[str, Any]]]:
-        return {"register": self.register, "report": self.report, "load": self.load}
+        return {"register": self.register, "report": self.report, "load": self.load, "batch": self.batch}
 
     def register(self, request: Request, send: Send) -> dict[str, Any]:
         """Files in, files out; without compression, which costs more time than it saves."""
@@ -121,16 +129,18 @@ class _Server:
 
         result = register_and_segment(**images, **points, **request.get("options", {}), progress=progress)
         names = {}
+        wanted = {*request.get("outputs", OUTPUTS), *ALWAYS}
         for key in output.IMAGES:
-            if getattr(result, key) is not None:
+            if key in wanted and getattr(result, key) is not None:
                 names[key] = f"{key}.nrrd"
                 sitk.WriteImage(getattr(result, key), str(folder / names[key]), useCompression=False)
-        for key in TRANSFORMS:
+        for key in wanted.intersection(TRANSFORMS):
             names[key] = f"{key}.h5"
             sitk.WriteTransform(getattr(result, key), str(folder / names[key]))
-        names["inverse_displacement"] = "inverse_displacement.nrrd"
-        inverse = displacement_on(result.inverse_transform, field_lattice(grid_of(result.moving)))
-        sitk.WriteImage(inverse, str(folder / names["inverse_displacement"]), useCompression=False)
+        if INVERSE in wanted:
+            names[INVERSE] = f"{INVERSE}.nrrd"
+            inverse = displacement_on(result.inverse_transform, field_lattice(grid_of(result.moving)))
+            sitk.WriteImage(inverse, str(folder / names[INVERSE]), useCompression=False)
         self.last = result
         model = request.get("options", {}).get("model", models.GENERIC)
         labels = [] if model == models.GENERIC else models.find(model).manifest["labels"]
@@ -144,6 +154,23 @@ class _Server:
             raise JointRegSegError("there is no result yet; register two volumes first")
         write_html(self.last, Path(request["file"]))
         return {"file": request["file"]}
+
+    def batch(self, request: Request, send: Send) -> dict[str, Any]:
+        """All pairs of a table; see `batch.run_batch`."""
+        from .batch import run_batch
+
+        def progress(case: str, fraction: float) -> None:
+            send({"id": request["id"], "event": "progress", "stage": case, "fraction": fraction})
+
+        outcome = run_batch(
+            Path(request["table"]),
+            Path(request["folder"]),
+            request.get("options", {}),
+            request.get("overwrite", False),
+            request.get("given_up"),
+            progress,
+        )
+        return {"rows": outcome.rows, "summary": str(outcome.summary)}
 
     def load(self, request: Request, send: Send) -> dict[str, Any]:
         """Read a model's weights into memory."""

@@ -13,10 +13,13 @@ import slicer
 import vtk
 from vtk.util.numpy_support import get_vtk_array_type, vtk_to_numpy
 
+from ..errors import InputError
 from . import volumes
 
 #: Marks nodes and folders as this module's own; the value is the result's number.
 ATTRIBUTE = "JointRegSeg.Result"
+#: What a node is in its result; by it a result is found again in a scene that was saved.
+ROLE = "JointRegSeg.Role"
 #: References by which Slicer's Transforms module knows what a transform registers.
 FIXED_REFERENCE, MOVING_REFERENCE = "spatialRegistrationFixed", "spatialRegistrationMoving"
 
@@ -29,21 +32,43 @@ class SceneResult:
     ----------
     nodes : dict
         'warped', 'transform', 'inverse', 'jacobian', 'fixed_segmentation', 'moving_segmentation',
-        'warped_segmentation', 'agreement', 'provenance': those that the model gives.
+        'warped_segmentation', 'agreement', 'provenance': those that the model gives. What is made to look at a result
+        joins them.
     folder : int
-        Item of the subject hierarchy.
+        Item of the subject hierarchy, 0 where a user removed it.
     report : dict
-        As in ``report.json``.
+        As in ``report.json``; empty where a user removed its node from a scene that was saved.
+    number : int
+        By which `find` finds it.
     """
 
     nodes: dict[str, Any] = field(default_factory=dict)
     folder: int = 0
     report: dict[str, Any] = field(default_factory=dict)
+    number: int = 0
 
     @property
     def verdict(self) -> str:
         """'green', 'amber' or 'red'."""
         return self.report["verdict"]["color"]
+
+    def get(self, role: str) -> Any:
+        """A node that is still in its scene, or None: users remove nodes whenever they like."""
+        node = self.nodes.get(role)
+        return node if node is not None and node.GetScene() is not None else None
+
+    def need(self, role: str) -> Any:
+        """A node that something cannot do without.
+
+        Raises
+        ------
+        InputError
+            If the model gave none, or the user has removed it.
+        """
+        node = self.get(role)
+        if node is None:
+            raise InputError(f"the result has no {role.replace('_', ' ')} in the scene; register again to get it")
+        return node
 
 
 def put(
@@ -52,8 +77,12 @@ def put(
     event: dict[str, Any],
     fixed: slicer.vtkMRMLScalarVolumeNode,
     moving: slicer.vtkMRMLScalarVolumeNode,
+    agreement: bool = True,
 ) -> SceneResult:
-    """Make nodes of what the worker wrote to ``folder`` and told in its 'result' ``event``."""
+    """Make nodes of what the worker wrote to ``folder`` and told in its 'result' ``event``.
+
+    ``agreement`` adds a map of where the two segmentations agree, if both are there.
+    """
     images = {key: folder / name for key, name in event["files"].items()}
     out = SceneResult(report=event["report"])
     named = f"{moving.GetName()} to {fixed.GetName()}"
@@ -62,8 +91,10 @@ def put(
         warped = _volume(scene, images["warped"], f"{moving.GetName()} warped", like=moving)
         out.nodes["warped"] = warped
         out.nodes["transform"] = _transform(scene, images["displacement"], f"{named}", fixed, moving)
-        out.nodes["inverse"] = _transform(scene, images["inverse_displacement"], f"{named}, inverse", moving, fixed)
-        out.nodes["jacobian"] = _volume(scene, images["jacobian"], f"{named}, Jacobian")
+        if "inverse_displacement" in images:
+            out.nodes["inverse"] = _transform(scene, images["inverse_displacement"], f"{named}, inverse", moving, fixed)
+        if "jacobian" in images:
+            out.nodes["jacobian"] = _volume(scene, images["jacobian"], f"{named}, Jacobian")
         for key, title, source, reference in (
             ("fixed_segmentation", f"{fixed.GetName()} segmentation", "fixed_segmentation", fixed),
             ("moving_segmentation", f"{moving.GetName()} segmentation", "moving_segmentation", moving),
@@ -71,36 +102,50 @@ def put(
         ):
             if source in images:
                 out.nodes[key] = _segmentation(scene, images[source], title, event["labels"], reference)
-        if "warped_segmentation" in images:
+        if agreement and "warped_segmentation" in images:
             maps = images["fixed_segmentation"], images["warped_segmentation"]
             out.nodes["agreement"], out.nodes["agreement_colors"] = _agreement(scene, *maps, f"{named}, agreement")
         out.nodes["provenance"] = _text(scene, event["report"], f"{named}, provenance")
-        number = _next_number(scene)
-        for node in out.nodes.values():
-            node.SetAttribute(ATTRIBUTE, str(number))
-        out.folder = _gather(scene, out.nodes, named, moving, number)
+        out.number = _next_number(scene)
+        out.folder = _folder(scene, named, moving, out.number)
+        for role, node in out.nodes.items():
+            adopt(out, role, node)
     finally:
         scene.EndState(slicer.vtkMRMLScene.BatchProcessState)
     return out
 
 
+def write_report(result: SceneResult) -> None:
+    """Bring the provenance node up to date with the report."""
+    node = result.nodes.get("provenance")
+    if node is not None:
+        node.SetText(json.dumps(result.report, indent=2))
+
+
 def remove(scene: slicer.vtkMRMLScene, result: SceneResult) -> None:
     """Take a result out of the scene again; nodes that the user has removed already are no matter."""
+    for role in list(result.nodes):
+        discard(result, role)
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
-    nothing = hierarchy.GetInvalidItemID()
-    for node in result.nodes.values():
-        if not scene.IsNodePresent(node):
-            continue
-        item = hierarchy.GetItemByDataNode(node)
-        for own in _belongings(node):
-            scene.RemoveNode(own)
-        if item != nothing:
-            hierarchy.RemoveItem(item, False, False)  # which the application's plugins do by themselves
-        scene.RemoveNode(node)
-    children = vtk.vtkIdList()
-    hierarchy.GetItemChildren(result.folder, children)
-    if hierarchy.GetItemAttribute(result.folder, ATTRIBUTE) and children.GetNumberOfIds() == 0:
-        hierarchy.RemoveItem(result.folder)
+    folder = _find_folder(hierarchy, result.number)
+    if folder and not hierarchy.GetNumberOfItemChildren(folder):
+        hierarchy.RemoveItem(folder)
+
+
+def discard(result: SceneResult, role: str) -> None:
+    """Take one node of a result out of the scene, with what displays and stores it."""
+    node = result.get(role)
+    result.nodes.pop(role, None)
+    if node is None:
+        return
+    scene = node.GetScene()
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    item = hierarchy.GetItemByDataNode(node)
+    for own in _belongings(node):
+        scene.RemoveNode(own)
+    if item != hierarchy.GetInvalidItemID():
+        hierarchy.RemoveItem(item, False, False)  # which the application's plugins do by themselves
+    scene.RemoveNode(node)
 
 
 def _belongings(node: slicer.vtkMRMLNode) -> list[slicer.vtkMRMLNode]:
@@ -112,12 +157,53 @@ def _belongings(node: slicer.vtkMRMLNode) -> list[slicer.vtkMRMLNode]:
     return [own for own in out if own is not None]
 
 
-def _next_number(scene: slicer.vtkMRMLScene) -> int:
-    numbers = [0]
+def adopt(result: SceneResult, role: str, node: slicer.vtkMRMLNode) -> None:
+    """Make a node part of a result: found again with it, removed with it, and in its folder unless it is hidden."""
+    result.nodes[role] = node
+    node.SetAttribute(ATTRIBUTE, str(result.number))
+    node.SetAttribute(ROLE, role)
+    if node.GetHideFromEditors() or node.IsA("vtkMRMLColorNode"):
+        return
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(node.GetScene())
+    item = hierarchy.GetItemByDataNode(node)
+    folder = _find_folder(hierarchy, result.number) or hierarchy.GetSceneItemID()  # users remove folders too
+    if item == hierarchy.GetInvalidItemID():  # without the application's plugins nobody has made it
+        item = hierarchy.CreateItem(folder, node)
+    hierarchy.SetItemParent(item, folder)
+
+
+def hidden(scene: slicer.vtkMRMLScene, result: SceneResult, kind: str, role: str) -> slicer.vtkMRMLNode:
+    """The result's helper of this role, which users meet neither in lists nor in saved scenes; made where missing."""
+    if result.get(role) is None:
+        node = scene.CreateNodeByClass(kind)
+        node.UnRegister(None)
+        node.SetName(f"JointRegSeg {role}")
+        node.SetHideFromEditors(True)
+        node.SetSaveWithScene(False)
+        adopt(result, role, scene.AddNode(node))
+    return result.nodes[role]
+
+
+def numbers(scene: slicer.vtkMRMLScene) -> list[int]:
+    """Of the results in a scene, oldest first."""
+    found = (scene.GetNthNode(i).GetAttribute(ATTRIBUTE) for i in range(scene.GetNumberOfNodes()))
+    return sorted({int(value) for value in found if value})
+
+
+def find(scene: slicer.vtkMRMLScene, number: int) -> SceneResult | None:
+    """A result of `numbers`, as after a scene was saved and opened again; None if nothing of it is there."""
+    out = SceneResult(number=number)
     for i in range(scene.GetNumberOfNodes()):
-        value = scene.GetNthNode(i).GetAttribute(ATTRIBUTE)
-        numbers.append(int(value) if value else 0)
-    return max(numbers) + 1
+        node = scene.GetNthNode(i)
+        if node.GetAttribute(ATTRIBUTE) == str(number) and node.GetAttribute(ROLE):
+            out.nodes[node.GetAttribute(ROLE)] = node
+    if not out.nodes:
+        return None
+    if out.get("provenance") is not None:
+        out.report = json.loads(out.nodes["provenance"].GetText())
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    out.folder = _find_folder(hierarchy, number)
+    return out
 
 
 def _volume(
@@ -207,6 +293,7 @@ def _agreement(
         (("background", (0, 0, 0, 0)), ("agree", (0.3, 0.75, 0.35, 1)), ("disagree", (0.9, 0.2, 0.55, 1)))
     ):
         colors.SetColor(value, title, *color)
+    colors.SetColorDefined(0, False)  # so that legends leave the background out
     node = scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", scene.GenerateUniqueName(name))
     volumes.fill(node, image)
     node.CreateDefaultDisplayNodes()
@@ -220,20 +307,30 @@ def _text(scene: slicer.vtkMRMLScene, report: dict[str, Any], name: str) -> slic
     return node
 
 
-def _gather(
-    scene: slicer.vtkMRMLScene, nodes: dict[str, Any], name: str, moving: slicer.vtkMRMLVolumeNode, number: int
-) -> int:
+def _folder(scene: slicer.vtkMRMLScene, name: str, moving: slicer.vtkMRMLVolumeNode, number: int) -> int:
     """A folder beside the moving volume."""
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
     item = hierarchy.GetItemByDataNode(moving)
     parent = hierarchy.GetItemParent(item) if item != hierarchy.GetInvalidItemID() else hierarchy.GetSceneItemID()
     folder = hierarchy.CreateFolderItem(parent, hierarchy.GenerateUniqueItemName(name))
     hierarchy.SetItemAttribute(folder, ATTRIBUTE, str(number))
-    for node in nodes.values():
-        if node.IsA("vtkMRMLColorTableNode"):
-            continue
-        item = hierarchy.GetItemByDataNode(node)
-        if item == hierarchy.GetInvalidItemID():  # without the application's plugins nobody has made it
-            item = hierarchy.CreateItem(folder, node)
-        hierarchy.SetItemParent(item, folder)
     return folder
+
+
+def _next_number(scene: slicer.vtkMRMLScene) -> int:
+    """Of no result, and of no folder that outlived its result."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    number = max(numbers(scene), default=0) + 1
+    while _find_folder(hierarchy, number):
+        number += 1
+    return number
+
+
+def _find_folder(hierarchy: slicer.vtkMRMLSubjectHierarchyNode, number: int) -> int:
+    """The folder of a result, 0 if there is none; asking for one that is gone would print errors."""
+    items = vtk.vtkIdList()
+    hierarchy.GetItemChildren(hierarchy.GetSceneItemID(), items, True)
+    for item in (items.GetId(i) for i in range(items.GetNumberOfIds())):
+        if hierarchy.GetItemAttribute(item, ATTRIBUTE) == str(number):
+            return item
+    return 0

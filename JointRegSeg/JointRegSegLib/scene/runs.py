@@ -7,16 +7,17 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import SimpleITK as sitk
 import slicer
 
 from ..client import Event, Worker, error_of
 from ..errors import Canceled, InputError, JointRegSegError
-from . import results, volumes
+from . import check, results, volumes
 
 #: Share of a run that has to have passed before the rest is guessed from it.
 GUESS_FROM = 0.1
@@ -33,8 +34,41 @@ STAGES = {
 }
 
 
+#: What a run may leave beside the warped volume and the transform, and the worker's files that it takes.
+CHOICES = {
+    "inverse": ("inverse_displacement",),
+    "jacobian": ("jacobian",),
+    "segmentations": ("fixed_segmentation", "moving_segmentation", "warped_segmentation"),
+    "agreement": ("fixed_segmentation", "warped_segmentation"),
+}
+
+
+def points_of(node: slicer.vtkMRMLMarkupsNode) -> list[list[float]]:
+    """Control points of a markups node where they are seen, LPS mm."""
+    out, place = [], [0.0] * 3
+    for i in range(node.GetNumberOfControlPoints()):
+        node.GetNthControlPointPositionWorld(i, place)
+        out.append([-place[0], -place[1], place[2]])
+    return out
+
+
 class Run:
     """A registration on its way.
+
+    Parameters
+    ----------
+    fixed, moving : vtkMRMLScalarVolumeNode
+        Registered where they are seen: parent transforms count.
+    options : dict
+        Keyword arguments of `pipeline.register_and_segment`.
+    labels : dict, optional
+        Label map nodes by 'fixed' and 'moving'; they never influence the registration.
+    points : dict, optional
+        Markups nodes by 'fixed' and 'moving', corresponding, to measure the error.
+    outputs : sequence of str, optional
+        What is wanted beside the warped volume and the transform: some of `CHOICES`; all by default.
+    replaced : SceneResult, optional
+        An earlier result to remove once there is a new one.
 
     Attributes
     ----------
@@ -59,29 +93,38 @@ class Run:
         moving: slicer.vtkMRMLScalarVolumeNode,
         options: dict[str, Any],
         labels: dict[str, slicer.vtkMRMLLabelMapVolumeNode] | None = None,
+        points: dict[str, slicer.vtkMRMLMarkupsNode] | None = None,
+        outputs: Sequence[str] = tuple(CHOICES),
+        replaced: results.SceneResult | None = None,
     ) -> None:
         if fixed is not None and fixed is moving:
             raise InputError("fixed and moving volume are the same; choose two")
-        images = {"fixed": volumes.image_of(fixed, "fixed volume"), "moving": volumes.image_of(moving, "moving volume")}
-        images |= {f"{side}_labels": volumes.image_of(n, f"{side} labels") for side, n in (labels or {}).items()}
+        sources = {side: (node, f"{side} volume") for side, node in (("fixed", fixed), ("moving", moving))}
+        sources |= {f"{side}_labels": (node, f"{side} labels") for side, node in (labels or {}).items()}
+        voxels = {name: volumes.voxels_of(*source) for name, source in sources.items()}
         self.stage, self.fraction = "starting", 0.0
         self.result: results.SceneResult | None = None
         self.error: JointRegSegError | None = None
         self._scene, self._fixed, self._moving = scene, fixed, moving
-        self._worker, self._options = worker, options
+        self._worker, self._options, self._replaced = worker, options, replaced
+        self._outputs = [file for choice in outputs for file in CHOICES[choice]]
+        self._agreement = "agreement" in outputs
+        self._points = {f"{side}_points": points_of(node) for side, node in (points or {}).items()}
+        self._images: dict[str, sitk.Image] = {}
         self._began = time.monotonic()
         self._folder = Path(tempfile.mkdtemp(prefix="jointregseg-"))
         self._number: int | None = None
-        self._names = {name: f"{name}.nrrd" for name in images}
+        self._names = {name: f"{name}.nrrd" for name in voxels}
         self._problem: Exception | None = None
-        # Large volumes take a second to write, for which no window should freeze; images are no part of the scene.
-        self._writer = threading.Thread(target=self._write, args=(images,), daemon=True)
+        # Large volumes take a second to copy and write, for which no window should freeze; the thread sees no node.
+        self._writer = threading.Thread(target=self._write, args=(voxels,), daemon=True)
         self._writer.start()
 
-    def _write(self, images: dict[str, sitk.Image]) -> None:
+    def _write(self, voxels: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
         try:
-            for name, image in images.items():
-                sitk.WriteImage(image, str(self._folder / self._names[name]), useCompression=False)
+            for name, (values, affine) in voxels.items():
+                self._images[name] = volumes.to_image(values, affine)
+                sitk.WriteImage(self._images[name], str(self._folder / self._names[name]), useCompression=False)
         except RuntimeError as error:
             self._problem = error
 
@@ -110,7 +153,12 @@ class Run:
                 )
             try:
                 self._number = self._worker.submit(
-                    "register", folder=str(self._folder), options=self._options, **self._names
+                    "register",
+                    folder=str(self._folder),
+                    options=self._options,
+                    outputs=self._outputs,
+                    **self._names,
+                    **self._points,
                 )
             except JointRegSegError as error:
                 return self._fail(error)
@@ -131,8 +179,18 @@ class Run:
             )
         else:
             self.stage, self.fraction = "showing", 1.0
-            self.result = results.put(self._scene, self._folder, event, self._fixed, self._moving)
+            if self._replaced is not None:
+                results.remove(self._scene, self._replaced)
+            self.result = self._put(event)
             self._clean()
+
+    def _put(self, event: Event) -> results.SceneResult:
+        """Into the scene, with what Slicer makes of the transform node beside what was computed."""
+        result = results.put(self._scene, self._folder, event, self._fixed, self._moving, self._agreement)
+        found = check.transform_difference(self._images["moving"], result.nodes["warped"], result.nodes["transform"])
+        result.report["slicer_difference"] = found
+        results.write_report(result)
+        return result
 
     def _fail(self, error: JointRegSegError) -> bool:
         self.error = error
@@ -164,6 +222,7 @@ class Run:
 
     def _clean(self) -> None:
         self._writer.join()
+        self._images.clear()
         with contextlib.suppress(OSError):
             shutil.rmtree(self._folder)
 

@@ -45,9 +45,15 @@ def values_of(node: slicer.vtkMRMLVolumeNode) -> np.ndarray:
 
 
 def image_of(node: slicer.vtkMRMLVolumeNode | None, role: str) -> sitk.Image:
-    """A volume node as an image where it is *seen*: parent transforms are applied to a copy.
+    """A volume node as an image where it is *seen*: see `voxels_of`."""
+    return to_image(*voxels_of(node, role))
 
-    Linear transforms that keep axes at right angles only move the lattice; others resample.
+
+def voxels_of(node: slicer.vtkMRMLVolumeNode | None, role: str) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels (k, j, i) and voxel → LPS matrix of a volume node where it is *seen*: transforms act on a copy.
+
+    Linear transforms that keep axes at right angles only move the lattice, and the voxels are a view into the node's
+    memory; others resample.
 
     Parameters
     ----------
@@ -82,7 +88,7 @@ def image_of(node: slicer.vtkMRMLVolumeNode | None, role: str) -> sitk.Image:
             "lattice first, with the module Resample Scalar/Vector/DWI Volume or, after DICOM import, Acquisition "
             "Transform"
         )
-    return to_image(values, affine)
+    return values, affine
 
 
 def right_angled(affine: np.ndarray) -> bool:

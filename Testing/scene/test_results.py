@@ -3,71 +3,17 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 import slicer
 import vtk
-from JointRegSegLib.client import Worker
-from JointRegSegLib.files import grid_of
-from JointRegSegLib.geometry import Grid
+from JointRegSegLib.errors import InputError
 from JointRegSegLib.scene import results, volumes
-from samples import CENTER, Scene, array, label_map, motion, volume
+from people import person
+from samples import array
 
-KNOWN = motion((4, 0, -5), (1, 1, 1), (2, -2, 1))
 RAS = np.array([-1, -1, 1])
-PATIENCE = 240
-
-
-def person(seed: int) -> Scene:
-    """About as large as what `symmetric-hippocampus` knows."""
-    places, radii = [[0, 0, 0], [-2, 8, 2], [2, -8, -2]], [[14, 22, 14], [6, 9, 6], [5, 10, 5]]
-    scene = Scene(CENTER + places, np.array(radii, float), np.array([100.0, 90.0, -40.0]), 1.5, 60.0)
-    return scene.varied(seed, 1.0)
-
-
-@pytest.fixture(scope="module")
-def images() -> dict[str, sitk.Image]:
-    tilted = np.array([[0.96, -0.28, 0], [0.28, 0.96, 0], [0, 0, 1]]) @ np.diag([1, -1, 1])
-    grids = (
-        Grid.centered(CENTER, (34, 50, 36), (1, 1, 1), np.eye(3)),
-        Grid.centered(CENTER, (36, 48, 30), (1, 1.1, 1.2), tilted),
-    )
-    return {"fixed": volume(person(0), grids[0]), "moving": volume(person(1), grids[1], KNOWN)}
-
-
-@pytest.fixture(scope="module")
-def answer(images, tmp_path_factory) -> tuple[Path, dict]:
-    """Folder and 'result' event of the worker."""
-    folder = tmp_path_factory.mktemp("job")
-    for name, image in images.items():
-        sitk.WriteImage(image, str(folder / f"{name}.nrrd"))
-    options = {"model": "symmetric-hippocampus", "refine": 3}
-    with Worker() as worker:
-        number = worker.submit(
-            "register", folder=str(folder), fixed="fixed.nrrd", moving="moving.nrrd", options=options
-        )
-        event = worker.wait(number, timeout=PATIENCE)
-    # The model finds nothing in an image from formulas: the scene gets segmentations of known content instead.
-    for name, scene, known in (("fixed", person(0), None), ("moving", person(1), KNOWN), ("warped", person(1), None)):
-        image = images["moving" if name == "moving" else "fixed"]
-        sitk.WriteImage(label_map(scene, grid_of(image), known), str(folder / event["files"][f"{name}_segmentation"]))
-    return folder, event
-
-
-@pytest.fixture
-def shown(scene, add, images, answer) -> tuple[dict, results.SceneResult]:
-    nodes = {name: add(image, name) for name, image in images.items()}
-    nodes["moving"].GetDisplayNode().SetAutoWindowLevel(False)
-    nodes["moving"].GetDisplayNode().SetWindowLevel(123, 45)
-    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
-    patient = hierarchy.CreateSubjectItem(hierarchy.GetSceneItemID(), "patient")
-    item = hierarchy.GetItemByDataNode(nodes["moving"]) or hierarchy.CreateItem(patient, nodes["moving"])
-    hierarchy.SetItemParent(item, patient)
-    nodes["patient"] = patient
-    return nodes, results.put(scene, *answer, nodes["fixed"], nodes["moving"])
 
 
 def test_everything_is_there_and_named(shown):
@@ -168,7 +114,7 @@ def test_agreement_says_where_labels_differ(shown, answer):
     found = volumes.values_of(result.nodes["agreement"])
     assert (found == 2).sum() == (a != b).sum() and (found == 1).sum() == ((a == b) & (a > 0)).sum()
     colors = result.nodes["agreement"].GetDisplayNode().GetColorNode()
-    assert [colors.GetColorName(i) for i in range(3)] == ["background", "agree", "disagree"]
+    assert [colors.GetColorName(i) for i in (1, 2)] == ["agree", "disagree"] and not colors.GetColorDefined(0)
 
 
 def test_nothing_of_the_users_is_touched_and_removal_leaves_nothing(scene, add, images, answer):
@@ -180,9 +126,76 @@ def test_nothing_of_the_users_is_touched_and_removal_leaves_nothing(scene, add, 
     assert first.nodes["warped"].GetName() != second.nodes["warped"].GetName()
     for node in nodes:
         assert node.GetMTime() == before[node.GetID()]
+    gone = first.nodes["warped"]
     results.remove(scene, first)
-    assert scene.IsNodePresent(second.nodes["warped"]) and not scene.IsNodePresent(first.nodes["warped"])
+    assert scene.IsNodePresent(second.nodes["warped"]) and not scene.IsNodePresent(gone)
     results.remove(scene, second)
     after = {scene.GetNthNode(i).GetID() for i in range(scene.GetNumberOfNodes())}
     assert after == set(before), [scene.GetNodeByID(i).GetName() for i in after - set(before)]
     assert hierarchy.GetNumberOfItems() == items
+
+
+def test_numbers_and_roles_find_a_result_again(scene, add, images, answer):
+    nodes = [add(image, name) for name, image in images.items()]
+    first, second = (results.put(scene, *answer, *nodes) for _ in "12")
+    assert results.numbers(scene) == [first.number, second.number] == [1, 2]
+    found = results.find(scene, 2)
+    assert found == second
+    results.remove(scene, second)
+    assert results.find(scene, 2) is None and results.numbers(scene) == [1]
+    assert results.find(scene, 1).nodes == first.nodes
+
+
+def test_a_saved_scene_brings_its_results_back(shown, scene, tmp_path):
+    _, result = shown
+    warped = volumes.values_of(result.nodes["warped"]).copy()
+    kept = {role: node.GetName() for role, node in result.nodes.items()}
+    results.hidden(scene, result, "vtkMRMLScalarVolumeNode", "helper")
+    package = tmp_path / "scene.mrb"
+    assert scene.WriteToMRB(str(package))
+    number, report = result.number, result.report
+    scene.Clear(True)
+    assert result.get("warped") is None and results.numbers(scene) == []
+    assert scene.ReadFromMRB(str(package))
+    found = results.find(scene, number)
+    assert {role: node.GetName() for role, node in found.nodes.items()} == kept
+    assert found.report == report and found.verdict == result.verdict
+    np.testing.assert_array_equal(volumes.values_of(found.nodes["warped"]), warped)
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    assert hierarchy.GetItemName(found.folder) == "moving to fixed"
+    results.remove(scene, found)
+    assert results.numbers(scene) == []
+
+
+def test_what_the_user_removed_is_named_when_it_is_needed(shown, scene):
+    _, result = shown
+    scene.RemoveNode(result.nodes["jacobian"])
+    assert result.get("jacobian") is None and result.get("warped") is result.need("warped")
+    with pytest.raises(InputError, match="no jacobian in the scene"):
+        result.need("jacobian")
+    with pytest.raises(InputError, match="no moving mesh"):
+        result.need("moving_mesh")
+
+
+def test_without_its_folder_a_result_still_works(shown, scene):
+    _, result = shown
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    hierarchy.RemoveItem(result.folder, False, False)
+    found = results.find(scene, result.number)
+    assert found.folder == 0 and found.nodes == result.nodes
+    extra = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
+    results.adopt(found, "extra", extra)
+    assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(extra)) == hierarchy.GetSceneItemID()
+    results.remove(scene, found)
+    assert results.numbers(scene) == []
+
+
+def test_a_folder_that_outlived_its_result_is_left_alone(scene, add, images, answer):
+    nodes = [add(image, name) for name, image in images.items()]
+    first = results.put(scene, *answer, *nodes)
+    for node in first.nodes.values():
+        scene.RemoveNode(node)
+    second = results.put(scene, *answer, *nodes)
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    item = hierarchy.GetItemByDataNode(second.nodes["warped"])
+    assert hierarchy.GetItemParent(item) == second.folder != first.folder

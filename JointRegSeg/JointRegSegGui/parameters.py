@@ -1,0 +1,160 @@
+"""What a user chooses, as it is kept in the scene."""
+
+import enum
+from typing import Annotated, Union
+
+from JointRegSegLib import catalog
+from JointRegSegLib.scene.registrar import WORKING_SIZE
+from slicer import (
+    vtkMRMLMarkupsAngleNode,
+    vtkMRMLMarkupsClosedCurveNode,
+    vtkMRMLMarkupsCurveNode,
+    vtkMRMLMarkupsFiducialNode,
+    vtkMRMLMarkupsLineNode,
+    vtkMRMLModelNode,
+    vtkMRMLScalarVolumeNode,
+    vtkMRMLSegmentationNode,
+)
+from slicer.i18n import tr as _
+from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
+
+
+class _Labeled(enum.Enum):
+    """A choice whose value is what the library calls it."""
+
+    def label(self) -> str:
+        """What users see; asked when the list is filled, when the language is known."""
+        return {
+            Similarity.CORRELATION: _("Local correlation"),
+            Similarity.SQUARES: _("Squared difference"),
+            Similarity.INFORMATION: _("Mutual information"),
+            Alignment.MODEL: _("As the model was made for"),
+            Alignment.WORLD: _("As they lie in space"),
+            Alignment.CENTER: _("Middle on middle"),
+            Device.AUTO: _("Automatic"),
+            Device.CPU: _("Processor"),
+            Device.CUDA: _("GPU (CUDA)"),
+            Comparison.CHECKERBOARD: _("Checkerboard"),
+            Comparison.DIFFERENCE: _("Difference"),
+            Deformation.OFF: _("Off"),
+            Deformation.GRID: _("Grid"),
+            Deformation.GLYPHS: _("Arrows"),
+            Deformation.CONTOURS: _("Contours"),
+            Segmentations.OFF: _("Off"),
+            Segmentations.OUTLINE: _("Outlines"),
+            Segmentations.FILL: _("Filled"),
+            Direction.TO_FIXED: _("From moving to fixed space"),
+            Direction.TO_MOVING: _("From fixed to moving space"),
+        }[self]
+
+
+class Similarity(_Labeled):
+    CORRELATION = "lncc"
+    SQUARES = "mse"
+    INFORMATION = "mi"
+
+
+class Alignment(_Labeled):
+    MODEL = "model"
+    WORLD = "world"
+    CENTER = "center"
+
+
+class Device(_Labeled):
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Comparison(_Labeled):
+    CHECKERBOARD = "checkerboard"
+    DIFFERENCE = "difference"
+
+
+class Deformation(_Labeled):
+    OFF = "off"
+    GRID = "grid"
+    GLYPHS = "glyphs"
+    CONTOURS = "contours"
+
+
+class Segmentations(_Labeled):
+    OFF = "off"
+    OUTLINE = "outline"
+    FILL = "fill"
+
+
+class Direction(_Labeled):
+    TO_FIXED = "fixed"
+    TO_MOVING = "moving"
+
+
+#: What can be carried over. The wrapper needs classes of which there are nodes, and knows `Union` only.
+Carried = Union[  # noqa: UP007
+    vtkMRMLScalarVolumeNode,
+    vtkMRMLSegmentationNode,
+    vtkMRMLModelNode,
+    vtkMRMLMarkupsFiducialNode,
+    vtkMRMLMarkupsLineNode,
+    vtkMRMLMarkupsAngleNode,
+    vtkMRMLMarkupsCurveNode,
+    vtkMRMLMarkupsClosedCurveNode,
+    None,
+]
+
+
+@parameterNodeWrapper
+class JointRegSegParameterNode:
+    """Inputs, settings and how the result is shown.
+
+    ``model`` and ``deformationSegment`` have lists that change and are filled by hand; ``result`` is the number of the
+    last result, by which it is found again in a scene that was saved; all others are bound by the panel's file.
+    """
+
+    fixedVolume: vtkMRMLScalarVolumeNode
+    movingVolume: vtkMRMLScalarVolumeNode
+    model: str = catalog.GENERIC
+    refine: bool = False
+    refineSteps: Annotated[int, WithinRange(1, 500)] = 30
+    similarity: Similarity = Similarity.CORRELATION
+    alignment: Alignment = Alignment.MODEL
+    device: Device = Device.AUTO
+    workingSize: Annotated[int, WithinRange(32, 256)] = WORKING_SIZE
+    wantInverse: bool = True
+    wantSegmentations: bool = True
+    wantJacobian: bool = True
+    wantAgreement: bool = True
+    replaceLast: bool = False
+    result: int = 0
+    comparison: Comparison = Comparison.CHECKERBOARD
+    blend: Annotated[float, WithinRange(0, 1)] = 0.5
+    deformationMode: Deformation = Deformation.GRID
+    deformationSpacing: Annotated[float, WithinRange(1, 50)] = 10.0
+    deformationSegment: str = ""
+    showJacobian: bool = False
+    segmentationDisplay: Segmentations = Segmentations.OUTLINE
+    showAgreement: bool = False
+    play: Annotated[float, WithinRange(0, 100)] = 100.0
+    propagateNode: Carried
+    direction: Direction = Direction.TO_FIXED
+
+    def options(self) -> dict:
+        """Keyword arguments of `register_and_segment`."""
+        return {
+            "model": self.model,
+            "refine": self.refineSteps if self.refine else 0,
+            "similarity": self.similarity.value,
+            "align": None if self.alignment is Alignment.MODEL else self.alignment.value,
+            "working_size": self.workingSize,
+            "device_name": self.device.value,
+        }
+
+    def outputs(self) -> list[str]:
+        """What is wanted beside the warped volume and the transform: see `runs.CHOICES`."""
+        wanted = {
+            "inverse": self.wantInverse,
+            "jacobian": self.wantJacobian,
+            "segmentations": self.wantSegmentations,
+            "agreement": self.wantAgreement,
+        }
+        return [name for name, on in wanted.items() if on]

@@ -1,0 +1,149 @@
+"""How the last result is looked at: follows the parameters, and keeps what is shown in step with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import qt
+import slicer
+from JointRegSegLib.errors import JointRegSegError
+from JointRegSegLib.scene import layout, motion, overlays
+from JointRegSegLib.scene.results import FIXED_REFERENCE, MOVING_REFERENCE, SceneResult
+from slicer.i18n import tr as _
+
+#: Grid lines along the longest side, unless the user chooses.
+LINES = 20
+
+
+class ShowPanel:
+    """Shows a `SceneResult` as the parameters say.
+
+    Parameters
+    ----------
+    tell : callable
+        Takes a sentence for the user when something cannot be shown.
+    """
+
+    def __init__(self, ui: Any, tell: Callable[[str], None]) -> None:
+        self.ui, self._tell = ui, tell
+        self.result: SceneResult | None = None
+        self._parameters: Any = None
+        self._shown: dict[str, Any] = {}
+        self._laid_out = False
+        self._spaced_for: str | None = None
+        ui.layoutButton.connect("clicked(bool)", self.lay_out)
+        ui.flickerButton.connect("clicked(bool)", self.flicker)
+        ui.deformationSegmentSelector.connect("currentIndexChanged(int)", self._on_segment)
+
+    def attach(self, result: SceneResult | None, parameters: Any) -> None:
+        """Look at another result, or at none."""
+        self.result, self._parameters = result, parameters
+        self._shown, self._laid_out = {}, False
+        self._fill_segments()
+        self.ui.layoutButton.enabled = result is not None
+        self.ui.flickerButton.enabled = result is not None
+
+    def suggest_spacing(self) -> None:
+        """A spacing that suits the size of the fixed volume; once for each, so that the user's own choice stays."""
+        fixed = self._volume(FIXED_REFERENCE)
+        if fixed is not None and fixed.GetID() != self._spaced_for:
+            self._spaced_for = fixed.GetID()
+            longest = max(s * n for s, n in zip(fixed.GetSpacing(), fixed.GetImageData().GetDimensions(), strict=True))
+            self._parameters.deformationSpacing = float(min(max(round(longest / LINES), 1), 50))
+
+    def lay_out(self) -> None:
+        """The reading layout, and over it what the parameters ask for."""
+        fixed = self._volume(FIXED_REFERENCE)
+        if fixed is None:
+            self._tell(_("The fixed volume is not in the scene anymore."))
+            return
+        comparison = self._parameters.comparison.value
+        if not self._try(lambda: layout.show(slicer.mrmlScene, self.result, fixed, comparison)):
+            return
+        qt.QTimer.singleShot(0, self._fit)  # once more, when the views have their sizes
+        self._laid_out, self._shown = True, {"comparison": self._parameters.comparison}
+        # What rests at its start is shown by the layout already.
+        self._shown |= {"blend": self._parameters.blend, "play": self._parameters.play}
+        self.update()
+
+    def _fit(self) -> None:
+        fixed = self._volume(FIXED_REFERENCE)
+        if fixed is not None:
+            layout.fit(slicer.mrmlScene, fixed, self.result.get("fixed_segmentation"))
+
+    def flicker(self) -> None:
+        """From the fixed to the warped volume and back."""
+        if self.result is not None:
+            if not self._laid_out:
+                self.lay_out()
+            layout.flicker(slicer.mrmlScene)
+
+    def update(self) -> None:
+        """Bring into view what has changed among the parameters since the last time."""
+        if self.result is None or self._parameters is None or not self._laid_out:
+            return
+        scene, result, wanted = slicer.mrmlScene, self.result, self._parameters
+        actions = {
+            ("comparison",): self.lay_out,
+            ("blend",): lambda: layout.blend(scene, wanted.blend),
+            ("segmentationDisplay",): lambda: overlays.segmentations(result, wanted.segmentationDisplay.value),
+            ("showJacobian",): lambda: overlays.jacobian(scene, result, wanted.showJacobian),
+            ("showAgreement",): lambda: overlays.agreement(scene, result, wanted.showAgreement),
+            ("deformationMode", "deformationSpacing", "deformationSegment"): self._deform,
+            ("play",): self._play,
+        }
+        for names, act in actions.items():
+            values = {name: getattr(wanted, name) for name in names}
+            if any(name not in self._shown or self._shown[name] != value for name, value in values.items()):
+                self._shown |= values
+                self._try(act)
+
+    def _deform(self) -> None:
+        name = self._parameters.deformationSegment
+        node = self.result.get("fixed_segmentation")
+        segment = (node, name) if name and node is not None else None
+        motion.deformation(
+            slicer.mrmlScene,
+            self.result,
+            self._parameters.deformationMode.value,
+            self._parameters.deformationSpacing,
+            segment,
+        )
+
+    def _play(self) -> None:
+        moving = self._volume(MOVING_REFERENCE)
+        if moving is None or self._parameters.play >= 100:
+            motion.stop(slicer.mrmlScene, self.result)
+        else:
+            motion.play(slicer.mrmlScene, self.result, moving, self._parameters.play)
+
+    def _fill_segments(self) -> None:
+        box = self.ui.deformationSegmentSelector
+        blocked = box.blockSignals(True)
+        box.clear()
+        box.addItem(_("everywhere"), "")
+        node = self.result.get("fixed_segmentation") if self.result is not None else None
+        if node is not None and self.result.get("inverse") is not None:
+            segmentation = node.GetSegmentation()
+            for i in range(segmentation.GetNumberOfSegments()):
+                box.addItem(segmentation.GetNthSegment(i).GetName(), segmentation.GetNthSegmentID(i))
+        if self._parameters is not None:
+            box.setCurrentIndex(max(box.findData(self._parameters.deformationSegment), 0))
+        box.blockSignals(blocked)
+
+    def _on_segment(self, index: int) -> None:
+        if self._parameters is not None:
+            self._parameters.deformationSegment = self.ui.deformationSegmentSelector.itemData(index) or ""
+
+    def _volume(self, role: str) -> Any:
+        transform = self.result.get("transform") if self.result is not None else None
+        return transform.GetNodeReference(role) if transform is not None else None
+
+    def _try(self, act: Callable[[], None]) -> bool:
+        try:
+            act()
+            return True
+        except JointRegSegError as error:  # a node was removed, or the model gives no such thing
+            self._tell(str(error))
+            return False

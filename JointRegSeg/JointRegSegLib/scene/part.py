@@ -1,0 +1,84 @@
+"""A deformation of which only one segment takes part.
+
+MRML can limit what it draws to a box, not to a segment. So a hidden transform holds the deformation within the segment
+and nothing elsewhere. It is made of the map that points follow, from moving to fixed space: this is the one that is
+drawn, and where it stops at a border it cannot be inverted.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import SimpleITK as sitk
+import slicer
+import vtk
+from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
+
+from ..errors import InputError
+from . import volumes
+from .results import SceneResult, hidden
+
+#: Over how many mm around the segment the deformation fades out.
+FADE = 3.0
+
+
+def part_of(
+    result: SceneResult, segmentation: slicer.vtkMRMLSegmentationNode, identifier: str
+) -> slicer.vtkMRMLTransformNode:
+    """The result's hidden transform, of role 'part', which moves no more than a segment in fixed space.
+
+    Raises
+    ------
+    InputError
+        If the inverse transform is not in the scene anymore, or the segment is empty.
+    """
+    grid = result.need("inverse").GetTransformFromParent()
+    field = grid.GetDisplacementGrid()
+    vectors = vtk_to_numpy(field.GetPointData().GetScalars())
+    points = _points(grid) + vectors
+    share = _share(segmentation, identifier, points)
+    limited = vtk.vtkImageData()
+    limited.CopyStructure(field)
+    limited.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(vectors * share[:, None]), deep=True))
+    part = slicer.vtkOrientedGridTransform()
+    part.SetDisplacementGridData(limited)
+    part.SetGridDirectionMatrix(grid.GetGridDirectionMatrix())
+    part.SetInterpolationModeToLinear()
+    node = hidden(result.need("inverse").GetScene(), result, "vtkMRMLGridTransformNode", "part")
+    node.SetAndObserveTransformToParent(part)
+    return node
+
+
+def _points(grid: slicer.vtkOrientedGridTransform) -> np.ndarray:
+    """(n, 3) RAS mm of a field's lattice, in the order of its vectors."""
+    field = grid.GetDisplacementGrid()
+    i, j, k = (np.arange(n) for n in field.GetDimensions())
+    index = np.stack(np.meshgrid(k, j, i, indexing="ij"), -1).reshape(-1, 3)[:, ::-1]
+    axes = volumes.to_numpy(grid.GetGridDirectionMatrix())[:3, :3] * field.GetSpacing()
+    return index @ axes.T + field.GetOrigin()
+
+
+def _share(segmentation: slicer.vtkMRMLSegmentationNode, identifier: str, points: np.ndarray) -> np.ndarray:
+    """(n,) 1 in the segment, 0 farther than `FADE` from it, at RAS points (n, 3)."""
+    mask = slicer.vtkOrientedImageData()
+    segment = segmentation.GetSegmentation().GetSegment(identifier)
+    found = segment is not None and segmentation.GetBinaryLabelmapRepresentation(identifier, mask)
+    if not found or mask.IsEmpty() or mask.GetScalarRange()[1] == 0:
+        raise InputError(f"'{segmentation.GetName()}': has nothing in the chosen segment; choose another one")
+    shape = tuple(reversed(mask.GetDimensions()))
+    inside = (vtk_to_numpy(mask.GetPointData().GetScalars()).reshape(shape) > 0).astype(np.uint8)
+    matrix = vtk.vtkMatrix4x4()
+    mask.GetImageToWorldMatrix(matrix)
+    affine = volumes.to_numpy(matrix)
+    affine[:3, 3] += affine[:3, :3] @ mask.GetExtent()[::2]
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    border = np.ceil(FADE / spacing).astype(int) + 1  # a segment's own image may end where it does
+    inside = np.pad(inside, [(int(n), int(n)) for n in border[::-1]])
+    affine[:3, 3] -= affine[:3, :3] @ border
+    image = volumes.to_image(inside, affine)  # RAS all along: neither the distance nor the sampling minds
+    far = sitk.GetArrayFromImage(sitk.SignedMaurerDistanceMap(image, squaredDistance=False, useImageSpacing=True))
+    index = np.rint((points - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T).astype(int)
+    within = ((index >= 0) & (index < far.shape[::-1])).all(1)
+    share = np.zeros(len(points))
+    i, j, k = index[within].T
+    share[within] = np.clip(1 - far[k, j, i] / FADE, 0, 1)
+    return share

@@ -1,0 +1,237 @@
+"""The module's logic without its window: registers nodes, frames and tables through one worker process."""
+
+from __future__ import annotations
+
+import csv
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import slicer
+
+from .. import catalog, memory
+from ..client import Worker, WorkerError
+from ..errors import InputError
+from . import requirements, results, runs, sequences
+
+#: A lattice side that `generic` takes by default.
+WORKING_SIZE = 112
+
+
+@dataclass
+class BatchResult:
+    """``rows`` of the summary, one a case, and the ``summary`` file they were written to."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    summary: Path | None = None
+
+    @property
+    def failed(self) -> list[dict[str, Any]]:
+        """Rows of cases that did not come to a result; their 'reason' says why."""
+        return [row for row in self.rows if row["status"] == "failed"]
+
+
+class Registrar:
+    """Registers and segments. The worker process is started when first needed, kept, and ended by `close`.
+
+    Works without a window and shows no dialog: what is wrong is raised.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.worker = Worker(requirements.python())
+
+    def close(self) -> None:
+        """End the worker process."""
+        self.worker.close()
+
+    def registerAndSegment(
+        self,
+        fixedNode: slicer.vtkMRMLScalarVolumeNode,
+        movingNode: slicer.vtkMRMLScalarVolumeNode,
+        model: str = catalog.GENERIC,
+        refine: int = 0,
+        *,
+        labels: Mapping[str, slicer.vtkMRMLLabelMapVolumeNode] | None = None,
+        points: Mapping[str, slicer.vtkMRMLMarkupsNode] | None = None,
+        outputs: Sequence[str] = tuple(runs.CHOICES),
+        replace: results.SceneResult | None = None,
+        progress: Callable[[str, float], bool | None] | None = None,
+        **options: Any,
+    ) -> results.SceneResult:
+        """Register and segment two volume nodes; blocks until the result is in the scene.
+
+        Parameters
+        ----------
+        fixedNode, movingNode : vtkMRMLScalarVolumeNode
+            Registered where they are seen: parent transforms count. Neither is changed.
+        model : str
+            A name from the list of models, or a bundle's folder.
+        refine : int
+            Steps of optimization on the pair itself after the network.
+        labels, points : dict, optional
+            Label map and markups nodes by 'fixed' and 'moving', to measure overlap and error; they never influence the
+            registration.
+        outputs : sequence of str
+            Some of 'inverse', 'jacobian', 'segmentations', 'agreement'.
+        replace : SceneResult, optional
+            An earlier result to remove once the new one is there.
+        progress : callable, optional
+            ``progress(stage, fraction)``; returning False cancels.
+        options
+            ``similarity``, ``align``, ``working_size``, ``device_name``, ``seed``: see `JointRegSegLib.register`.
+
+        Returns
+        -------
+        SceneResult
+            ``nodes`` by role, ``report`` with the quality figures, ``verdict``.
+
+        Raises
+        ------
+        InputError, ModelError, WorkerError, Canceled
+            Why nothing came of it; the scene is as it was.
+        """
+        run = self.start(
+            fixedNode,
+            movingNode,
+            {"model": str(model), "refine": refine, **options},
+            labels=labels,
+            points=points,
+            outputs=outputs,
+            replaced=replace,
+        )
+        return run.wait(progress)
+
+    def start(self, fixed: slicer.vtkMRMLNode, moving: slicer.vtkMRMLNode, options: dict, **more: Any) -> runs.Run:
+        """Begin a registration and return at once; see `runs.Run`.
+
+        Raises
+        ------
+        MissingPackages
+            If Slicer's Python lacks something.
+        InputError
+            If a volume cannot be registered as it is.
+        """
+        if missing := requirements.missing():
+            raise requirements.MissingPackages(
+                f"Python packages are missing: {', '.join(missing)}; open the module JointRegSeg, which installs them"
+            )
+        return runs.Run(self.worker, slicer.mrmlScene, fixed, moving, options, **more)
+
+    def registerSequence(
+        self,
+        fixedNode: slicer.vtkMRMLScalarVolumeNode,
+        sequenceNode: slicer.vtkMRMLSequenceNode,
+        model: str = catalog.GENERIC,
+        refine: int = 0,
+        progress: Callable[[int, int], bool | None] | None = None,
+        **options: Any,
+    ) -> sequences.SequenceResult:
+        """Register all frames of a sequence to one volume: sequences of warped volumes and of transforms.
+
+        Raises
+        ------
+        InputError
+            If it is no sequence of volumes. What goes wrong with a single frame is in the result's ``failures``.
+        """
+
+        def register(frame: slicer.vtkMRMLScalarVolumeNode) -> results.SceneResult:
+            return self.registerAndSegment(fixedNode, frame, model, refine, outputs=(), **options)
+
+        return sequences.register_frames(slicer.mrmlScene, sequenceNode, register, progress)
+
+    def registerBatch(
+        self,
+        cases: str | Path | Sequence[Mapping[str, str]],
+        outputFolder: str | Path,
+        model: str = catalog.GENERIC,
+        refine: int = 0,
+        *,
+        overwrite: bool = False,
+        progress: Callable[[str, float], bool | None] | None = None,
+        **options: Any,
+    ) -> BatchResult:
+        """Register pairs of files, one folder each, with a summary; goes on where it stopped.
+
+        A bad case does not stop the others, not even one that kills the computing process.
+
+        Parameters
+        ----------
+        cases : path or sequence of dict
+            A CSV, or its rows: 'fixed', 'moving' and optionally 'case', 'moving_labels', 'fixed_labels',
+            'moving_points', 'fixed_points'.
+
+        Raises
+        ------
+        InputError, ModelError, OutputError
+            If the table, the model or the folder cannot be used at all.
+        """
+        if missing := requirements.missing():
+            raise requirements.MissingPackages(f"Python packages are missing: {', '.join(missing)}")
+        folder = Path(outputFolder).absolute()
+        request = {
+            "folder": str(folder),
+            "options": {"model": str(model), "refine": refine, **options},
+            "overwrite": overwrite,
+        }
+        with tempfile.TemporaryDirectory() as place:
+            table = cases if isinstance(cases, str | Path) else _table(cases, Path(place) / "cases.csv")
+            given_up: dict[str, str] = {}
+            while True:
+                current = [""]
+
+                def follow(case: str, fraction: float, current: list[str] = current) -> bool | None:
+                    current[0] = case
+                    return progress(case, fraction) if progress else None
+
+                number = self.worker.submit("batch", table=str(Path(table).absolute()), given_up=given_up, **request)
+                try:
+                    event = self.worker.wait(number, follow)
+                    return BatchResult(event["rows"], Path(event["summary"]))
+                except WorkerError as error:
+                    if not current[0] or current[0] in given_up or self.worker.running:
+                        raise
+                    given_up[current[0]] = str(error)
+                    # What was done before it is kept; doing that anew would never end.
+                    request["overwrite"] = False
+
+    def memory_needed(self, fixed: slicer.vtkMRMLNode, moving: slicer.vtkMRMLNode, entry: dict, side: int) -> float:
+        """About how many bytes a run would take at its peak; ``entry`` is a model's of `catalog.entries`."""
+        voxels = [float(node.GetImageData().GetNumberOfPoints()) for node in (fixed, moving)]
+        if "preprocessing" in entry:
+            width, height, depth = entry["preprocessing"]["size"]
+            lattice = float(width * height * depth)
+        else:
+            lattice = min(voxels[0], float(side) ** 3)
+        return memory.estimate(*voxels, lattice)
+
+
+def outside_domain(node: slicer.vtkMRMLScalarVolumeNode, role: str, entry: dict) -> str | None:
+    """What about a volume's lattice is unlike the model's training data, as a sentence; the run itself looks closer."""
+    domain = entry.get("domain")
+    if domain is None or node.GetImageData() is None:
+        return None
+    spacing = node.GetSpacing()
+    extent = [s * n for s, n in zip(spacing, node.GetImageData().GetDimensions(), strict=True)]
+    for what, values, (low, high) in (("spacing", spacing, domain["spacing"]), ("size", extent, domain["extent"])):
+        # Padding makes an image larger without harm: only what is too small is told by the size.
+        too_large = what == "spacing" and max(values) > high * (1 + catalog.TOLERANCE)
+        if min(values) < low * (1 - catalog.TOLERANCE) or too_large:
+            text = " x ".join(f"{value:.3g}" for value in values)
+            return f"{role} volume: {what} of {text} mm, trained on {low:.3g} to {high:.3g} mm"
+    return None
+
+
+def _table(rows: Sequence[Mapping[str, str]], path: Path) -> Path:
+    if not rows:
+        raise InputError("the list of cases is empty")
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, columns)
+        writer.writeheader()
+        for row in rows:
+            names = {k: v if k == "case" else str(Path(v).absolute()) for k, v in row.items() if v}
+            writer.writerow(names)
+    return path

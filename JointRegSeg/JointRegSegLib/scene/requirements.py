@@ -1,0 +1,78 @@
+"""What the computing process needs in Slicer's Python, and how it gets there; nothing is imported to find out."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sys
+
+import slicer
+
+from ..errors import JointRegSegError
+
+#: Package to install for each module that has to be found.
+PACKAGES = {
+    "jinja2": "jinja2>=3.1",
+    "jsonschema": "jsonschema>=4.18",
+    "matplotlib": "matplotlib>=3.8",
+    "safetensors": "safetensors>=0.4",
+    "surface_distance": "surface-distance>=0.1",
+    "tqdm": "tqdm>=4.66",
+}
+#: torch comes through Slicer's PyTorch extension, which picks the build for this computer's GPU.
+TORCH = "torch"
+TORCH_VERSION = ">=2.5"
+
+
+class MissingPackages(JointRegSegError):
+    """Packages are missing, and nobody is there to say that they may be installed."""
+
+
+def missing() -> list[str]:
+    """Modules that are not installed."""
+    return [name for name in (TORCH, *PACKAGES) if importlib.util.find_spec(name) is None]
+
+
+def install(modules: list[str]) -> bool:
+    """Install modules, after asking; returns whether all are there now. For the window: it shows dialogs.
+
+    Raises
+    ------
+    MissingPackages
+        If torch is missing and so is the extension that installs it.
+    """
+    packages = [PACKAGES[name] for name in modules if name in PACKAGES]
+    if TORCH in modules:
+        _install_torch()
+    if packages:
+        _install_packages(packages)
+    importlib.invalidate_caches()
+    return not missing()
+
+
+def _install_torch() -> None:
+    try:
+        import PyTorchUtils
+    except ImportError:
+        raise MissingPackages(
+            "PyTorch is needed; install the extension PyTorch in the Extensions Manager and restart Slicer"
+        ) from None
+    PyTorchUtils.PyTorchUtilsLogic().installTorch(askConfirmation=True, torchVersionRequirement=TORCH_VERSION)
+
+
+def _install_packages(packages: list[str]) -> None:
+    try:
+        from slicer.packaging import pip_ensure
+    except ImportError:  # Slicer 5.10
+        text = "JointRegSeg needs these Python packages: {packages}. Install them now?".format(
+            packages=", ".join(packages)
+        )
+        if slicer.util.confirmOkCancelDisplay(text, "JointRegSeg"):
+            slicer.util.pip_install(packages)
+        return
+    pip_ensure(packages, requester="JointRegSeg")
+
+
+def python() -> str:
+    """The interpreter that runs the computing process: Slicer's own, or the one that runs this."""
+    return shutil.which("PythonSlicer") or sys.executable

@@ -1,0 +1,87 @@
+"""All frames of a sequence, registered to one volume."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import slicer
+
+from ..errors import InputError, JointRegSegError
+from . import results
+
+Register = Callable[[slicer.vtkMRMLScalarVolumeNode], results.SceneResult]
+
+
+class SequenceResult:
+    """What came of the frames.
+
+    Attributes
+    ----------
+    warped, transforms : vtkMRMLSequenceNode
+        Warped volumes and their transforms, with the index values of the frames they came from.
+    reports : list of dict or None
+        A frame's report; None where it failed.
+    failures : dict
+        Reason by frame number.
+    """
+
+    def __init__(self, warped: slicer.vtkMRMLSequenceNode, transforms: slicer.vtkMRMLSequenceNode) -> None:
+        self.warped, self.transforms = warped, transforms
+        self.reports: list[dict | None] = []
+        self.failures: dict[int, str] = {}
+
+
+def register_frames(
+    scene: slicer.vtkMRMLScene,
+    sequence: slicer.vtkMRMLSequenceNode,
+    register: Register,
+    progress: Callable[[int, int], bool | None] | None = None,
+) -> SequenceResult:
+    """Register each frame; one that fails does not stop the others.
+
+    Parameters
+    ----------
+    register : callable
+        Registers one volume node of the scene.
+    progress : callable, optional
+        ``progress(frame, number of frames)`` before each; returning False ends with the frames that are done.
+
+    Raises
+    ------
+    InputError
+        If it holds no volumes.
+    """
+    count = sequence.GetNumberOfDataNodes()
+    if count == 0 or not sequence.GetNthDataNode(0).IsA("vtkMRMLScalarVolumeNode"):
+        raise InputError(f"'{sequence.GetName()}': holds no volumes; choose a sequence of scalar volumes")
+    out = SequenceResult(
+        _like(scene, sequence, f"{sequence.GetName()} warped"),
+        _like(scene, sequence, f"{sequence.GetName()} transforms"),
+    )
+    for number in range(count):
+        if progress and progress(number, count) is False:
+            break
+        index = sequence.GetNthIndexValue(number)
+        # A frame lives in a scene of its own within the sequence; a node that shares its voxels stands for it here.
+        frame = scene.AddNewNodeByClass(sequence.GetNthDataNode(number).GetClassName(), f"{sequence.GetName()} {index}")
+        frame.CopyContent(sequence.GetNthDataNode(number))
+        try:
+            result = register(frame)
+            out.warped.SetDataNodeAtValue(result.nodes["warped"], index)
+            out.transforms.SetDataNodeAtValue(result.nodes["transform"], index)
+            out.reports.append(result.report)
+            results.remove(scene, result)
+        except JointRegSegError as error:
+            out.reports.append(None)
+            out.failures[number] = str(error)
+        finally:
+            scene.RemoveNode(frame)
+    return out
+
+
+def _like(scene: slicer.vtkMRMLScene, sequence: slicer.vtkMRMLSequenceNode, name: str) -> slicer.vtkMRMLSequenceNode:
+    out = scene.AddNewNodeByClass("vtkMRMLSequenceNode", scene.GenerateUniqueName(name))
+    out.SetIndexName(sequence.GetIndexName())
+    out.SetIndexUnit(sequence.GetIndexUnit())
+    out.SetIndexType(sequence.GetIndexType())
+    return out

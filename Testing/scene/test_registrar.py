@@ -1,0 +1,178 @@
+"""What scripts call, without a window: one pair, a sequence, a table; on real worker processes."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import slicer
+from JointRegSegLib import catalog
+from JointRegSegLib.errors import Canceled, InputError
+from JointRegSegLib.scene import check, registrar, requirements, volumes
+from samples import fixed_grid, motion, moving_grid, thing, volume
+
+KNOWN = motion(rotation=(4, -3, 5), shift=(3, -2, 2))
+QUICK = {"working_size": 32}
+
+
+@pytest.fixture(scope="module")
+def logic():
+    registrar_ = registrar.Registrar()
+    yield registrar_
+    registrar_.close()
+
+
+@pytest.fixture
+def pair(add):
+    return add(volume(thing(), fixed_grid()), "F"), add(volume(thing(), moving_grid(), KNOWN), "M")
+
+
+def markups(scene, points: np.ndarray) -> slicer.vtkMRMLMarkupsFiducialNode:
+    node = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode")
+    for x, y, z in points:
+        node.AddControlPoint(-x, -y, z)
+    return node
+
+
+def test_a_script_gets_nodes_and_figures(logic, scene, pair):
+    here = thing().centers
+    there = here @ KNOWN[:3, :3].T + KNOWN[:3, 3]
+    seen = []
+    result = logic.registerAndSegment(
+        *pair,
+        points={"fixed": markups(scene, here), "moving": markups(scene, there)},
+        outputs=("inverse",),
+        progress=lambda stage, fraction: seen.append(stage),
+    )
+    assert result.verdict == "green" and "affine" in seen
+    assert {"warped", "transform", "inverse", "provenance"} == set(result.nodes)
+    landmarks = result.report["quality"]["landmarks"]
+    shift = np.linalg.norm(here - there, axis=1).mean()
+    assert landmarks["before_mm"]["mean"] == pytest.approx(shift, abs=1e-3) and landmarks["after_mm"]["mean"] < 1.5
+    found = result.report["slicer_difference"]
+    assert found["p99"] < 0.01 and found["compared"] > 1000
+    first = result.nodes["warped"]
+    again = logic.registerAndSegment(*pair, replace=result, **QUICK)
+    assert not scene.IsNodePresent(first) and scene.IsNodePresent(again.nodes["warped"])
+    with pytest.raises(Canceled):
+        logic.registerAndSegment(*pair, progress=lambda stage, fraction: False)
+
+
+def test_the_check_finds_a_wrong_axis(scene, pair):
+    """Were one sign wrong, what Slicer shows would differ, and the check has to say so."""
+    fixed, moving = pair
+    image = volumes.image_of(moving, "moving volume")
+    field = sitk.TransformToDisplacementField(
+        sitk.TranslationTransform(3, (3.0, -2.0, 2.0)),
+        sitk.sitkVectorFloat64,
+        [20, 20, 20],
+        volumes.image_of(fixed, "fixed volume").GetOrigin(),
+        [3.0] * 3,
+        volumes.image_of(fixed, "fixed volume").GetDirection(),
+    )
+    target = volumes.image_of(fixed, "fixed volume")
+    warped = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
+    volumes.fill(
+        warped, sitk.Resample(image, target, sitk.DisplacementFieldTransform(sitk.Image(field)), sitk.sitkLinear)
+    )
+    difference = {}
+    for name, signs in (("right", (1, 1, 1)), ("wrong", (1, -1, 1))):
+        vectors = sitk.GetImageFromArray(sitk.GetArrayFromImage(field) * signs, isVector=True)
+        vectors.CopyInformation(field)
+        transform = scene.AddNewNodeByClass("vtkMRMLGridTransformNode")
+        transform.SetAndObserveTransformFromParent(volumes.grid_transform(vectors))
+        difference[name] = check.transform_difference(image, warped, transform)
+    assert difference["right"]["mean"] < 1e-3 < 0.01 < difference["wrong"]["mean"]
+
+
+def test_missing_packages_are_named_and_nothing_starts(logic, pair, monkeypatch):
+    monkeypatch.setattr(requirements, "missing", lambda: ["torch"])
+    with pytest.raises(requirements.MissingPackages, match="torch"):
+        logic.registerAndSegment(*pair)
+
+
+def test_all_frames_of_a_sequence(logic, scene, pair):
+    fixed, _ = pair
+    sequence = scene.AddNewNodeByClass("vtkMRMLSequenceNode", "breath")
+    sequence.SetIndexName("phase")
+    shifts = (1.0, 3.0)
+    for shift in shifts:
+        frame = slicer.vtkMRMLScalarVolumeNode()
+        volumes.fill(frame, volume(thing(), moving_grid(), motion(shift=(shift, 0, 0))))
+        sequence.SetDataNodeAtValue(frame, str(shift))
+    empty = slicer.vtkMRMLScalarVolumeNode()
+    sequence.SetDataNodeAtValue(empty, "9")
+    before = scene.GetNumberOfNodes()
+    out = logic.registerSequence(fixed, sequence, **QUICK)
+    assert scene.GetNumberOfNodes() == before + 2  # the two sequences, no frame and no result beside them
+    assert out.warped.GetNumberOfDataNodes() == out.transforms.GetNumberOfDataNodes() == 2
+    assert "holds no image" in out.failures[2] and out.reports[2] is None
+    point = thing().centers[1]
+    for number, shift in enumerate(shifts):
+        assert out.warped.GetNthIndexValue(number) == str(shift)
+        end = [0.0] * 3
+        transform = out.transforms.GetNthDataNode(number).GetTransformFromParent()
+        transform.TransformPoint(list(point * (-1, -1, 1)), end)
+        assert np.array(end) * (-1, -1, 1) - point == pytest.approx([shift, 0, 0], abs=1.0)
+    with pytest.raises(InputError, match="holds no volumes"):
+        logic.registerSequence(fixed, scene.AddNewNodeByClass("vtkMRMLSequenceNode"))
+
+
+def test_a_table_with_a_bad_case_and_one_that_kills_the_process(logic, tmp_path):
+    sitk.WriteImage(volume(thing(), fixed_grid()), str(tmp_path / "f.nrrd"))
+    sitk.WriteImage(volume(thing(), moving_grid(), KNOWN), str(tmp_path / "m.nrrd"))
+    good = {"fixed": str(tmp_path / "f.nrrd"), "moving": str(tmp_path / "m.nrrd")}
+    cases = [
+        {"case": "a", **good},
+        {"case": "deadly", **good},
+        {"case": "bad", "fixed": good["fixed"], "moving": str(tmp_path / "none.nrrd")},
+        {"case": "z", **good},
+    ]
+    killed = []
+
+    def follow(case: str, fraction: float) -> None:
+        if case == "deadly" and not killed:
+            killed.append(case)
+            os.kill(logic.worker._process.pid, signal.SIGKILL)
+
+    out = logic.registerBatch(cases, tmp_path / "out", progress=follow, **QUICK)
+    assert [row["status"] for row in out.rows] == ["kept", "failed", "failed", "done"]
+    reasons = {row["case"]: row["reason"] for row in out.failed}
+    assert "ended by itself" in reasons["deadly"] and "no such file" in reasons["bad"]
+    with out.summary.open() as stream:
+        assert [row["case"] for row in csv.DictReader(stream)] == ["a", "deadly", "bad", "z"]
+    again = logic.registerBatch(cases, tmp_path / "out", **QUICK)
+    assert [row["status"] for row in again.rows] == ["kept", "done", "failed", "kept"]
+    with pytest.raises(InputError, match="empty"):
+        logic.registerBatch([], tmp_path / "out")
+
+
+def test_domain_and_memory_are_known_before_a_run(logic, add):
+    entry = next(e for e in catalog.entries() if e["name"] == "symmetric-hippocampus")
+    high = entry["domain"]["spacing"][1]
+    size = int(entry["domain"]["extent"][1] / high)
+    image = sitk.Image([size] * 3, sitk.sitkInt16)
+    fits, coarse = add(image, "fits"), sitk.Image(image)
+    fits.SetSpacing([high] * 3)
+    coarse.SetSpacing([4 * high] * 3)
+    assert registrar.outside_domain(fits, "Fixed", entry) is None
+    assert "spacing" in registrar.outside_domain(add(coarse, "coarse"), "Fixed", entry)
+    assert registrar.outside_domain(fits, "Fixed", catalog.GENERIC_ENTRY) is None
+    small = logic.memory_needed(fits, fits, entry, 112)
+    large = logic.memory_needed(add(sitk.Image([4 * size] * 3, sitk.sitkInt16), "large"), fits, entry, 112)
+    assert 0 < small < large
+
+
+def test_importing_the_library_for_a_window_takes_no_torch(tmp_path):
+    code = (
+        "import sys; import JointRegSegLib.scene.registrar, JointRegSegLib.samples; assert 'torch' not in sys.modules"
+    )
+    library = Path(registrar.__file__).parents[2]
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(library)})

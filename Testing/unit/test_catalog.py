@@ -1,0 +1,74 @@
+"""Models that a user imports: whole bundles in, the user's own out, what ships stays."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from JointRegSegLib import catalog
+from JointRegSegLib.errors import InputError, ModelError
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv(catalog.HOME_VARIABLE, str(tmp_path / "home"))
+    return tmp_path / "home" / "Models"
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    shipped = Path(next(e["folder"] for e in catalog.entries() if "folder" in e))
+    folder = tmp_path / "bundle"
+    shutil.copytree(shipped, folder)
+    rename(folder, "mine")
+    return folder
+
+
+def rename(folder: Path, name: str) -> None:
+    manifest = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps({**manifest, "name": name}))
+
+
+def names() -> set[str]:
+    return {entry["name"] for entry in catalog.entries()}
+
+
+def test_a_bundle_comes_in_and_goes_out(home, bundle):
+    before = names()
+    assert catalog.install(bundle) == "mine" and names() == before | {"mine"}
+    assert sorted(p.name for p in home.iterdir()) == ["mine"]
+    entry = next(e for e in catalog.entries() if e["name"] == "mine")
+    assert catalog.removable(entry) and Path(entry["folder"]) == home / "mine"
+    assert catalog.install(bundle) == "mine"  # again: replaced
+    catalog.remove("mine")
+    assert names() == before and not (home / "mine").exists()
+
+
+def test_what_ships_is_neither_replaced_nor_removed(home, bundle):
+    shipped = next(e for e in catalog.entries() if "folder" in e)
+    assert not catalog.removable(shipped)
+    for name in (shipped["name"], catalog.GENERIC):
+        rename(bundle, name)
+        with pytest.raises(InputError, match="ships with"):
+            catalog.install(bundle)
+        with pytest.raises(InputError, match="stay"):
+            catalog.remove(name)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / "weights.safetensors").write_bytes(b"x"), "do not match the checksum"),
+        (lambda folder: (folder / "weights.safetensors").unlink(), "is no model bundle"),
+        (lambda folder: (folder / "model.json").write_text("{}"), "lacks name"),
+        (lambda folder: (folder / "model.json").write_text("["), "is no model bundle"),
+        (lambda folder: rename(folder, "../../evil"), "cannot be the name"),
+    ],
+)
+def test_what_is_no_whole_bundle_is_refused_and_leaves_nothing(home, bundle, spoil, message):
+    spoil(bundle)
+    with pytest.raises(ModelError, match=message):
+        catalog.install(bundle)
+    assert not home.exists()

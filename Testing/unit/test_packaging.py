@@ -1,0 +1,127 @@
+"""What Slicer's build and the extension index read: all files are listed, metadata agree, and nothing is too large."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+import subprocess
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import jsonschema
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULE = ROOT / "JointRegSeg"
+MB = 1_000_000
+#: What the index requires and knows, as far as it concerns an extension without superbuild.
+ENTRY = {
+    "required": ["$schema", "category", "scm_url", "build_subdirectory", "build_dependencies"],
+    "additionalProperties": False,
+    "properties": {
+        "$schema": {"pattern": r"slicer-extension-catalog-entry-schema-v1\.0\.1\.json#$"},
+        "category": {"enum": ["Registration", "Segmentation"]},
+        "scm_url": {"pattern": "^https://[^/]+/[^/]+/Slicer[A-Za-z]+$"},
+        "scm_revision": {"type": "string", "minLength": 1},
+        "scm_type": {"const": "git"},
+        "build_dependencies": {"type": "array", "items": {"type": "string"}},
+        "build_subdirectory": {"const": "."},
+        "tier": {"enum": [1, 3, 5]},
+    },
+}
+
+
+def variables(path: Path) -> dict[str, list[str]]:
+    """Arguments of the ``set`` commands of a CMake file, by variable; quotes are gone and variables inserted."""
+    text = re.sub(r"^\s*#.*$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    found: dict[str, list[str]] = {}
+    for name, rest in re.findall(r"\bset\((\w+)\s+(\"[^\"]*\"|[^)]*)\s*\)", text):
+        values = [rest.strip('"')] if rest.startswith('"') else rest.split()
+        found[name] = [re.sub(r"\$\{(\w+)\}", lambda m: found[m[1]][0], value) for value in values]
+    return found
+
+
+def checkout() -> list[Path]:
+    """Files that are, or are about to be, in the repository."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    return [ROOT / name for name in set(listed.stdout.split("\0")) - {""} if (ROOT / name).is_file()]
+
+
+def size(path: Path) -> tuple[int, int]:
+    """Width and height of a PNG."""
+    head = path.read_bytes()[:24]
+    assert head.startswith(b"\x89PNG")
+    return struct.unpack(">II", head[16:])
+
+
+@pytest.fixture(scope="module")
+def extension() -> dict[str, str]:
+    return {name: " ".join(values) for name, values in variables(ROOT / "CMakeLists.txt").items()}
+
+
+@pytest.fixture(scope="module")
+def entry() -> dict:
+    return json.loads((ROOT / "JointRegSeg.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(("variable", "scripts"), [("MODULE_PYTHON_SCRIPTS", True), ("MODULE_PYTHON_RESOURCES", False)])
+def test_every_file_of_the_module_is_listed_once_and_exists(variable, scripts):
+    listed = variables(MODULE / "CMakeLists.txt")[variable]
+    present = [path.relative_to(MODULE) for path in checkout() if path.is_relative_to(MODULE)]
+    present = [path for path in present if path.parts[0] != "Testing" and path.name != "CMakeLists.txt"]
+    assert sorted(listed) == sorted(path.as_posix() for path in present if (path.suffix == ".py") is scripts)
+
+
+def test_the_entry_of_the_index_is_one(entry):
+    jsonschema.validate(entry, ENTRY)
+
+
+def test_the_index_and_the_build_say_the_same(extension, entry):
+    project = re.search(r"^project\((\w+)\)", (ROOT / "CMakeLists.txt").read_text(), re.MULTILINE)[1]
+    assert (ROOT / f"{project}.json").is_file()
+    assert urlsplit(entry["scm_url"]).path.endswith(f"/Slicer{project}")
+    assert extension["EXTENSION_DEPENDS"].split() == entry["build_dependencies"]
+    assert extension["EXTENSION_CATEGORY"] == entry["category"]
+    assert extension["EXTENSION_HOMEPAGE"] == entry["scm_url"]
+
+
+def test_what_the_extension_manager_shows_is_there(extension, entry):
+    repository = urlsplit(entry["scm_url"]).path
+    pictures = [extension["EXTENSION_ICONURL"], *extension["EXTENSION_SCREENSHOTURLS"].split()]
+    assert len(pictures) > 1
+    for url in pictures:
+        assert url.startswith(f"https://raw.githubusercontent.com{repository}/{entry['scm_revision']}/")
+        assert (ROOT / url.split(f"{repository}/{entry['scm_revision']}/")[1]).is_file(), url
+
+
+def test_the_description_is_short_and_says_what_it_has_to(extension):
+    description = extension["EXTENSION_DESCRIPTION"]
+    assert 1 <= len(re.findall(r"\.(?:\s|$)", description)) <= 2
+    assert ";" not in description  # CMake would take it for a list
+    assert "patent" in description
+    assert "research use only" in description
+
+
+def test_the_icon_has_the_size_that_slicer_asks_for():
+    assert size(MODULE / "Resources" / "Icons" / "JointRegSeg.png") == (128, 128)
+
+
+def test_the_license_lies_where_the_index_looks_and_the_readme_names_it():
+    assert "Apache License" in (ROOT / "LICENSE").read_text()
+    assert "Apache-2.0" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_checkout_stays_small():
+    assert sum(path.stat().st_size for path in checkout()) < 100 * MB
+
+
+def test_the_models_stay_small():
+    sizes = [path.stat().st_size for path in checkout() if path.is_relative_to(MODULE / "Resources" / "Models")]
+    assert 0 < sum(sizes) < 40 * MB

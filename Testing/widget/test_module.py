@@ -1,0 +1,458 @@
+"""The module's panel, clicked through: real MRML, real worker processes, a stand-in for the desktop."""
+
+from __future__ import annotations
+
+import gc
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import psutil
+import pytest
+import SimpleITK as sitk
+from samples import fixed_grid, motion, moving_grid, thing, volume
+
+HERE = Path(__file__).resolve()
+MODULE = HERE.parents[2] / "JointRegSeg"
+KNOWN = motion(rotation=(4, -3, 5), shift=(3, -2, 2))
+#: Long enough that it is still running whenever a test wants to stop it.
+ENDLESS = 500
+
+
+@pytest.fixture
+def pair(scene):
+    """Fixed and moving volume in the scene, and small settings."""
+    from JointRegSegLib.scene import volumes
+
+    nodes = []
+    for name, image in (("F", volume(thing(), fixed_grid())), ("M", volume(thing(), moving_grid(), KNOWN))):
+        node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+        volumes.fill(node, image)
+        node.CreateDefaultDisplayNodes()
+        nodes.append(node)
+    return nodes
+
+
+@pytest.fixture
+def panel(pair, widget):
+    widget._parameterNode.workingSize = 32
+    return widget
+
+
+@pytest.fixture
+def endless(panel):
+    """Settings with which a run takes far longer than the test."""
+    panel._parameterNode.workingSize = 256
+    panel._parameterNode.refine = True
+    panel._parameterNode.refineSteps = ENDLESS
+    return panel
+
+
+def running(widget) -> bool:
+    return widget.ui.applyButton.text == "Cancel"
+
+
+def nodes_in(scene) -> set[str]:
+    return {scene.GetNthNode(i).GetID() for i in range(scene.GetNumberOfNodes())}
+
+
+@pytest.fixture
+def run(panel, click, wait):
+    """Click and wait for the result."""
+
+    def go() -> None:
+        click(panel.ui.applyButton)
+        wait(lambda: not running(panel), 120)
+
+    return go
+
+
+def test_every_bound_widget_has_a_parameter_and_every_parameter_a_widget(module):
+    tree = ElementTree.parse(MODULE / "Resources" / "UI" / "JointRegSeg.ui")
+    bound = [p.findtext("string") for p in tree.iter("property") if p.get("name") == "SlicerParameterName"]
+    parameters = set(module.JointRegSegParameterNode.allParameters)
+    by_hand = {"model", "deformationSegment", "result"}  # the class says why
+    assert len(bound) == len(set(bound)) and set(bound) == parameters - by_hand
+    assert all(name in module.JointRegSegParameterNode.__doc__ for name in by_hand)
+
+
+def test_every_widget_that_is_used_is_in_the_file():
+    tree = ElementTree.parse(MODULE / "Resources" / "UI" / "JointRegSeg.ui")
+    there = {w.get("name") for w in tree.iter("widget")}
+    sources = [MODULE / "JointRegSeg.py", *(MODULE / "JointRegSegGui").glob("*.py")]
+    used = {name for source in sources for name in re.findall(r"\bui\.(\w+)", source.read_text())}
+    assert used and used <= there
+    buttons = {w.get("name") for w in tree.iter("widget") if w.get("class") == "QPushButton"}
+    assert buttons <= used
+    tips = {w.get("name") for w in tree.iter("widget") if w.find("property[@name='toolTip']") is not None}
+    taught = {"QPushButton", "QCheckBox", "QComboBox", "QSpinBox", "QLineEdit", "ctkSliderWidget", "qMRMLNodeComboBox"}
+    assert not {w.get("name") for w in tree.iter("widget") if w.get("class") in taught} - tips - {"applyButton"}
+
+
+def test_no_text_stays_untranslated():
+    """Texts that users see go through the translation, with no f-string inside."""
+    for source in [MODULE / "JointRegSeg.py", *(MODULE / "JointRegSegGui").glob("*.py")]:
+        text = source.read_text()
+        assert not re.findall(r"\b_\(\s*f[\"']", text), source
+        assert not re.findall(r"(?:\.text|toolTip) = [\"'][A-Z]", text), source
+
+
+def test_sizes():
+    source = (MODULE / "JointRegSeg.py").read_text().splitlines()
+    assert len(source) < 600
+    starts = [i for i, line in enumerate(source) if line.startswith("class ")]
+    first = next(i for i in starts if "Widget(" in source[i])
+    assert next(i for i in starts if i > first) - first < 350
+
+
+def test_importing_takes_no_torch_and_no_time(desktop, module):
+    code = (
+        "import sys, time; import slicer; sys.path[:0] = sys.argv[1:]; import standin, SimpleITK; standin.install(); "
+        "began = time.perf_counter(); import JointRegSeg; print(time.perf_counter() - began); "
+        "assert 'torch' not in sys.modules"
+    )
+    command = [sys.executable, "-c", code, str(HERE.parents[1]), str(MODULE)]
+    took = [float(subprocess.run(command, check=True, capture_output=True, text=True).stdout) for _ in "123"]
+    assert min(took) < 0.3
+
+
+def test_the_button_says_what_is_missing(scene, widget):
+    button = widget.ui.applyButton
+    assert (button.text, button.enabled) == ("Choose two volumes", False)
+    one, other = (scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name) for name in "ab")
+    widget._parameterNode.fixedVolume = one
+    assert (button.text, button.enabled) == ("Choose a moving volume", False)
+    widget._parameterNode.movingVolume = one
+    assert (button.text, button.enabled) == ("Choose two different volumes", False)
+    widget._parameterNode.movingVolume = other
+    assert (button.text, button.enabled) == ("Register && Segment", True)
+    widget._parameterNode.fixedVolume = None
+    assert (button.text, button.enabled) == ("Choose a fixed volume", False)
+    widget._parameterNode.fixedVolume, widget._parameterNode.model = one, "unheard-of"
+    assert (button.text, button.enabled) == ("Choose a model that is installed", False)
+    assert "not installed" in widget.ui.modelDescriptionLabel.text
+
+
+def test_the_first_two_volumes_are_suggested_and_can_be_swapped(pair, widget, click):
+    assert [widget._parameterNode.fixedVolume, widget._parameterNode.movingVolume] == pair
+    click(widget.ui.swapButton)
+    assert [widget.ui.fixedVolumeSelector.currentNode(), widget.ui.movingVolumeSelector.currentNode()] == pair[::-1]
+
+
+def test_sample_data_in_one_click(scene, widget, click):
+    click(widget.ui.sampleDataButton)
+    chosen = widget._parameterNode.fixedVolume, widget._parameterNode.movingVolume
+    assert [node.GetName() for node in chosen] == ["ThoraxInhale", "ThoraxExhale"]
+    assert widget.ui.applyButton.enabled and "GB" in widget.ui.memoryLabel.text
+
+
+def test_models_are_searched_grouped_and_described(widget):
+    box, search = widget.ui.modelSelector, widget.ui.modelSearchBox
+
+    def names() -> list[str]:
+        return [box.itemData(i) for i in range(box.count) if box.itemData(i)]
+
+    everything = names()
+    assert {"generic", "symmetric-hippocampus"} <= set(everything) and box.count > len(everything)  # separators
+    search.text = "mri HEAD"
+    assert "symmetric-hippocampus" in names()
+    search.text = "no such thing"
+    assert names() == ["generic"]  # the chosen one stays
+    search.text = ""
+    box.setCurrentIndex(box.findData("symmetric-hippocampus"))
+    assert widget._parameterNode.model == "symmetric-hippocampus"
+    text = widget.ui.modelDescriptionLabel.text
+    assert "License" in text and "Segments" in text and "Expects" in text
+    widget._parameterNode.model = "generic"
+    assert box.itemData(box.currentIndex) == "generic"
+
+
+def test_a_volume_outside_the_models_domain_is_warned_of(scene, widget):
+    from JointRegSegLib.scene import volumes
+
+    coarse = sitk.Image([20, 20, 20], sitk.sitkInt16)
+    coarse.SetSpacing([9.0, 9.0, 9.0])
+    for name in ("fixedVolume", "movingVolume"):
+        node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+        volumes.fill(node, coarse)
+        setattr(widget._parameterNode, name, node)
+    assert widget.ui.modelWarningLabel.text == ""
+    widget._parameterNode.model = "symmetric-hippocampus"
+    assert "spacing of 9 x 9 x 9 mm" in widget.ui.modelWarningLabel.text
+
+
+def test_models_come_and_go(widget, click, tmp_path, monkeypatch, desktop):
+    import json
+
+    import slicer
+    from JointRegSegLib import catalog
+
+    monkeypatch.setenv(catalog.HOME_VARIABLE, str(tmp_path / "home"))
+    shipped = Path(next(e["folder"] for e in catalog.entries() if "folder" in e))
+    shutil.copytree(shipped, tmp_path / "mine")
+    manifest = json.loads((tmp_path / "mine" / "model.json").read_text())
+    (tmp_path / "mine" / "model.json").write_text(json.dumps({**manifest, "name": "mine"}))
+    desktop.dialogs.answers += [str(tmp_path / "mine")] * 2
+    assert not widget.ui.removeModelButton.enabled
+    click(widget.ui.importModelButton)
+    assert widget._parameterNode.model == "mine"
+    said = []
+    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text, **k: said.append(text) or True)
+    click(widget.ui.removeModelButton)
+    assert "mine" in said[0] and widget._parameterNode.model == "generic" and not list(catalog.user_folder().iterdir())
+    monkeypatch.setattr(slicer.util, "errorDisplay", lambda text, **k: said.append(text))
+    (tmp_path / "mine" / "weights.safetensors").write_bytes(b"")
+    click(widget.ui.importModelButton)
+    assert "checksum" in said[1] and widget._parameterNode.model == "generic"
+
+
+def test_from_click_to_result(scene, panel, run, click, wait, monkeypatch):
+    import qt
+    from JointRegSegLib.scene import layout
+
+    before = nodes_in(scene)
+    assert not panel.ui.propagateButton.enabled and not panel.ui.reportButton.enabled
+    run()
+    assert "Done in" in panel.ui.statusLabel.text
+    assert re.search("GREEN|AMBER|RED", panel.ui.verdictLabel.text) and "research" in panel.ui.verdictLabel.text
+    table = panel.ui.resultsTable
+    lines = {table.item(i, 0).text(): table.item(i, 1).text() for i in range(table.rowCount)}
+    assert "%" in lines["Folded voxels"] and "%" in lines["Slicer's own warping differs by"]
+    assert "Last run on this computer" in panel.ui.modelDescriptionLabel.text
+    result = panel.show.result
+    shown = layout.composite(scene, layout.WARPED).GetBackgroundVolumeID()
+    assert shown == result.nodes["warped"].GetID() and nodes_in(scene) > before
+    opened = []
+    monkeypatch.setattr(qt.QDesktopServices, "openUrl", lambda url: opened.append(url.toLocalFile()))
+    click(panel.ui.reportButton)
+    wait(lambda: opened, 60)
+    assert "<html" in Path(opened[0]).read_text().lower()[:200]
+
+
+def test_how_it_is_shown_follows_the_parameters(scene, panel, run, click):
+    from JointRegSegGui.parameters import Comparison, Deformation, Segmentations
+    from JointRegSegLib.scene import layout
+
+    run()
+    parameters, result = panel._parameterNode, panel.show.result
+    extent = max(s * n for s, n in zip(parameters.fixedVolume.GetSpacing(), fixed_grid().size, strict=True))
+    assert parameters.deformationSpacing == pytest.approx(extent / 20, abs=0.5)
+    compared = layout.composite(scene, layout.COMPARISON)
+    parameters.comparison = Comparison.DIFFERENCE
+    assert compared.GetBackgroundVolumeID() == result.get("difference").GetID()
+    panel.ui.blendSlider.value = 0.25
+    assert compared.GetForegroundOpacity() == pytest.approx(0.25)
+    assert compared.GetForegroundVolumeID() == result.get("warped").GetID()
+    click(panel.ui.flickerButton)
+    first = compared.GetForegroundOpacity()
+    click(panel.ui.flickerButton)
+    assert {first, compared.GetForegroundOpacity()} == {0.0, 1.0}
+    display = result.get("transform").GetDisplayNode()
+    assert display.GetVisibility2D() and display.GetVisualizationMode() == display.VIS_MODE_GRID
+    parameters.deformationMode = Deformation.GLYPHS
+    assert display.GetVisualizationMode() == display.VIS_MODE_GLYPH
+    panel.ui.deformationSpacingSlider.value = 7.0
+    assert display.GetGlyphSpacingMm() == 7.0
+    parameters.deformationMode = Deformation.OFF
+    assert not display.GetVisibility()
+    panel.ui.showJacobianCheckBox.checked = True
+    deformed = layout.composite(scene, layout.DEFORMATION)
+    assert deformed.GetForegroundVolumeID() == result.get("jacobian").GetID()
+    panel.ui.playSlider.value = 50
+    assert layout.composite(scene, layout.WARPED).GetBackgroundVolumeID() == result.get("played").GetID()
+    panel.ui.playSlider.value = 100
+    assert layout.composite(scene, layout.WARPED).GetBackgroundVolumeID() == result.get("warped").GetID()
+    panel.ui.showAgreementCheckBox.checked = True  # `generic` segments nothing: said, not raised
+    assert "agreement" in panel.ui.statusLabel.text
+    parameters.segmentationDisplay = Segmentations.FILL
+    scene.RemoveNode(result.nodes["warped"])
+    click(panel.ui.layoutButton)
+    assert "no warped" in panel.ui.statusLabel.text
+
+
+def test_carrying_over(scene, panel, run, click, pair):
+    run()
+    markups = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "point")
+    there = (KNOWN @ [*thing().centers[1], 1])[:3]
+    markups.AddControlPoint(-there[0], -there[1], there[2])
+    panel._parameterNode.propagateNode = markups
+    click(panel.ui.propagateButton)
+    assert "point carried" in panel.ui.statusLabel.text
+    copy = scene.GetFirstNodeByName("point carried")
+    place = [0.0] * 3
+    copy.GetNthControlPointPosition(0, place)
+    assert [-place[0], -place[1], place[2]] == pytest.approx(list(thing().centers[1]), abs=2.0)
+    scene.RemoveNode(panel.show.result.nodes["inverse"])
+    click(panel.ui.propagateButton)
+    assert "has no inverse" in panel.ui.statusLabel.text
+
+
+def test_run_again_beside_or_in_place_of_the_last(scene, panel, run):
+    run()
+    first = panel.show.result.nodes["warped"]
+    run()
+    second = panel.show.result.nodes["warped"]
+    assert scene.IsNodePresent(first) and scene.IsNodePresent(second)
+    panel.ui.replaceCheckBox.checked = True
+    run()
+    assert scene.IsNodePresent(first) and not scene.IsNodePresent(second)
+
+
+def test_only_what_is_wanted(panel, run):
+    for box in ("inverse", "segmentations", "jacobian", "agreement"):
+        getattr(panel.ui, f"{box}CheckBox").checked = False
+    run()
+    assert {"inverse", "jacobian"}.isdisjoint(panel.show.result.nodes)
+
+
+def test_an_error_is_a_sentence_and_the_next_click_works(scene, panel, run, pair):
+    empty = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "empty")
+    panel._parameterNode.movingVolume = empty
+    run()
+    assert "'empty': holds no image" in panel.ui.statusLabel.text
+    panel._parameterNode.movingVolume = pair[1]
+    run()
+    assert "Done in" in panel.ui.statusLabel.text
+
+
+def test_cancel_in_mid_run(scene, endless, click, wait):
+    before = nodes_in(scene)
+    click(endless.ui.applyButton)
+    assert running(endless) and endless.ui.progressBar.visible
+    wait(lambda: "deformation" in endless.ui.statusLabel.text, 60)
+    click(endless.ui.applyButton)
+    assert not running(endless) and not endless.ui.progressBar.visible and nodes_in(scene) == before
+    assert "Canceled" in endless.ui.statusLabel.text
+
+
+def test_worker_killed_in_mid_run(scene, endless, click, wait, run):
+    before = nodes_in(scene)
+    click(endless.ui.applyButton)
+    wait(lambda: "deformation" in endless.ui.statusLabel.text, 60)
+    os.kill(endless.logic.worker._process.pid, signal.SIGKILL)
+    wait(lambda: not running(endless))
+    assert "killed" in endless.ui.statusLabel.text and nodes_in(scene) == before
+    endless._parameterNode.refine, endless._parameterNode.workingSize = False, 32
+    run()
+    assert "Done in" in endless.ui.statusLabel.text
+
+
+def test_scene_closed_in_mid_run(scene, endless, click, wait):
+    click(endless.ui.applyButton)
+    wait(lambda: "deformation" in endless.ui.statusLabel.text, 60)
+    scene.Clear(False)
+    assert not running(endless) and endless.ui.applyButton.text == "Choose two volumes"
+    assert endless._parameterNode.fixedVolume is None
+    click(endless.ui.sampleDataButton)
+    assert endless.ui.applyButton.enabled
+
+
+def test_the_window_never_waits(panel, click, wait):
+    """Between click and result no turn of the event loop takes a tenth of a second; putting the result in may."""
+    import slicer
+
+    for _ in "12":
+        click(panel.ui.applyButton)
+        longest, end = 0.0, time.monotonic() + 120
+        while running(panel) and time.monotonic() < end:
+            began = time.perf_counter()
+            slicer.app.processEvents()
+            took = time.perf_counter() - began
+            if running(panel):
+                longest = max(longest, took)
+            time.sleep(0.002)
+        assert "Done in" in panel.ui.statusLabel.text
+    assert longest < 0.1
+
+
+def test_twenty_clicks_leave_nothing_behind(scene, panel, click, wait, monkeypatch, tmp_path):
+    import slicer
+    from JointRegSegLib.scene import results
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before, memory = None, []
+    for i in range(20):
+        click(panel.ui.applyButton)
+        if i % 3 == 1:
+            wait(lambda: panel._run is None or panel._run.fraction > 0.1)
+            if running(panel):
+                click(panel.ui.applyButton)
+        elif i % 3 == 2:
+            wait(lambda: panel.logic.worker.running)
+            os.kill(panel.logic.worker._process.pid, signal.SIGKILL)
+        wait(lambda: not running(panel), 120)
+        if panel.show.result is not None and panel.show.result.nodes:
+            results.remove(scene, panel.show.result)
+            panel.showResult(None)
+        slicer.app.processEvents()
+        gc.collect()
+        if i == 6:
+            before = nodes_in(scene)
+        memory.append(psutil.Process().memory_info().rss)
+    assert nodes_in(scene) == before
+    assert list(tmp_path.iterdir()) == []
+    assert len([p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE]) <= 1
+    assert memory[-1] - memory[6] < 20e6
+    panel.logic.close()
+    assert not psutil.Process().children()
+
+
+def test_a_saved_scene_reopens_as_it_was(scene, panel, run, tmp_path):
+    run()
+    verdict = panel.ui.verdictLabel.text
+    panel._parameterNode.refineSteps = 77
+    warped = panel.show.result.nodes["warped"].GetName()
+    scene.SetSaveToXMLString(1)
+    scene.Commit()
+    text = scene.GetSceneXMLString()
+    assert "77" in text
+    scene.Clear(False)
+    assert "No result" in panel.ui.verdictLabel.text
+    scene.SetLoadFromXMLString(1)
+    scene.SetSceneXMLString(text)
+    scene.Import()
+    assert panel._parameterNode.refineSteps == 77 and panel.show.result.nodes["warped"].GetName() == warped
+    assert panel.ui.verdictLabel.text == verdict and not panel.ui.reportButton.enabled
+
+
+def test_leaving_and_coming_back(panel, pair):
+    panel.exit()
+    pair[0].SetName("renamed")
+    panel.enter()
+    assert panel.ui.fixedVolumeSelector.currentNode() is pair[0]
+
+
+def test_a_run_goes_on_while_another_module_is_open(scene, panel, click, wait):
+    click(panel.ui.applyButton)
+    panel.exit()
+    wait(lambda: panel._run is None, 120)
+    panel.enter()
+    assert panel.show.result is not None and "GREEN" in panel.ui.verdictLabel.text
+
+
+def test_missing_packages_are_offered(panel, click, monkeypatch):
+    from JointRegSegLib.scene import requirements
+
+    state = {"missing": ["tqdm"]}
+    monkeypatch.setattr(requirements, "missing", lambda: list(state["missing"]))
+    asked = []
+    monkeypatch.setattr(requirements, "install", lambda modules: asked.append(modules) or False)
+    click(panel.ui.applyButton)
+    assert asked == [["tqdm"]] and not running(panel)
+
+
+def test_sample_data_is_registered_at_startup(module, desktop):
+    import slicer
+    from JointRegSegLib import samples
+
+    module.registerSampleData()
+    assert [s.sampleName for s in slicer.modules.sampleDataSources["JointRegSeg"]] == [
+        s.name for s in samples.samples()
+    ]
