@@ -66,6 +66,8 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameterNodeGuiTag = None
         self._run = None
         self._reportFolder = None
+        self._reportRequest = None
+        self._drawable = None  # the result whose report the computing process can draw: its last one
 
     def setup(self) -> None:
         """Called when the user opens the module the first time."""
@@ -135,7 +137,8 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Ensure that the parameter node exists and is observed; suggest the first two volumes."""
         self.setParameterNode(self.logic.getParameterNode())
         found = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
-        found = [node for node in found if not node.GetAttribute(results.ATTRIBUTE)]
+        labels = "vtkMRMLLabelMapVolumeNode"
+        found = [node for node in found if not node.GetAttribute(results.ATTRIBUTE) and not node.IsA(labels)]
         chosen = [self._parameterNode.fixedVolume, self._parameterNode.movingVolume]
         for name in ("fixedVolume", "movingVolume"):
             free = [node for node in found if node not in chosen]
@@ -231,8 +234,9 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         except JointRegSegError as error:
             self.tell(str(error))
             return
+        self._drawable = None
+        self.ui.reportButton.enabled = False
         self.tell("")
-        self.ui.reportButton.enabled = False  # the process draws the report of its last run
         self.ui.progressBar.setValue(0)
         self.ui.progressBar.visible = True
         self._checkCanApply()
@@ -251,15 +255,25 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onTimer(self) -> None:
         """Look what the computing process has to tell."""
-        if self._run is None:
-            for event in self.logic.worker.events():
-                self._onEvent(event)
-        elif self._run.poll():
+        if self._reportRequest is not None:
+            for event in self.logic.worker.events(self._reportRequest):
+                self._onReport(event)
+        if self._run is not None:
+            self._follow()
+        log = "\n".join(self.logic.worker.log)
+        if log != self.ui.logTextEdit.plainText:
+            self.ui.logTextEdit.plainText = log
+        if self.logic.worker.device and self.ui.deviceLabel.text != self.logic.worker.device:
+            self.ui.deviceLabel.text = self.logic.worker.device
+
+    def _follow(self) -> None:
+        if self._run.poll():
             run = self._ended()
             if run.error is not None and not isinstance(run.error, Canceled):
                 self.tell(str(run.error))
             elif run.result is not None:
-                self.models.remember_seconds(run.result.report["seconds"]["total"])
+                report = run.result.report
+                self.models.remember_seconds(report["settings"]["model"], report["seconds"]["total"])
                 self._onResult(run.result)
         else:
             left = self._run.seconds_left
@@ -268,11 +282,6 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 text = _("{stage}, about {seconds:.0f} s left").format(stage=self._run.stage, seconds=left)
             self.ui.progressBar.setValue(round(100 * self._run.fraction))
             self.tell(text)
-        log = "\n".join(self.logic.worker.log)
-        if log != self.ui.logTextEdit.plainText:
-            self.ui.logTextEdit.plainText = log
-        if self.logic.worker.device and self.ui.deviceLabel.text != self.logic.worker.device:
-            self.ui.deviceLabel.text = self.logic.worker.device
 
     def _ended(self) -> object:
         run, self._run = self._run, None
@@ -283,10 +292,10 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _onResult(self, result: results.SceneResult) -> None:
         node = self.logic.getParameterNode()  # also while another module is open
-        node.result = result.number
+        node.result = self._drawable = result.identifier
         if self._parameterNode is None:
             return
-        self.showResult(result, reportable=True)
+        self.showResult(result)
         self.ui.resultsCollapsibleButton.collapsed = False
         self.ui.showCollapsibleButton.collapsed = False
         self.show.suggest_spacing()
@@ -294,13 +303,13 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         seconds = result.report["seconds"]["total"]
         self.tell(_("Done in {seconds:.1f} s: {verdict}").format(seconds=seconds, verdict=result.verdict))
 
-    def showResult(self, result: results.SceneResult | None, reportable: bool = False) -> None:
+    def showResult(self, result: results.SceneResult | None) -> None:
         """Fill the results section and let the views follow."""
         self.show.attach(result, self._parameterNode)
         if result is None or not result.report:
             self.quality.clear()
         else:
-            self.quality.show(result.report, reportable)
+            self.quality.show(result.report, self.logic.worker.running and result.identifier == self._drawable)
 
     def onSwapButton(self) -> None:
         """Exchange fixed and moving volume."""
@@ -320,15 +329,16 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Have the report page drawn; it opens when it is there."""
         if self._reportFolder is None:
             self._reportFolder = tempfile.mkdtemp(prefix="jointregseg-report-")
-        self.logic.worker.submit("report", file=str(Path(self._reportFolder) / "report.html"))
+        self._reportRequest = self.logic.worker.submit("report", file=str(Path(self._reportFolder) / "report.html"))
         self.tell(_("Drawing the report …"))
         self.timer.start()
 
-    def _onEvent(self, event: dict) -> None:
-        """The answer to a request that is no run."""
+    def _onReport(self, event: dict) -> None:
+        """The report page is there, or is not to be had."""
+        self._reportRequest = None
         if event["event"] == "error":
             self.tell(event["message"])
-        elif event["event"] == "result" and "file" in event:
+        else:
             self.tell("")
             qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(event["file"]))
 
@@ -336,10 +346,8 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Carry the chosen node over."""
         node, result = self._parameterNode.propagateNode, self.show.result
         try:
-            ways = result.need("transform"), result.need("inverse")
-            if self._parameterNode.direction is Direction.TO_MOVING:
-                ways = ways[::-1]
-            copy = propagate.carry(slicer.mrmlScene, node, *ways)
+            backward = self._parameterNode.direction is Direction.TO_MOVING
+            copy = propagate.carry(slicer.mrmlScene, node, result, backward)
         except JointRegSegError as error:
             self.tell(str(error))
             return

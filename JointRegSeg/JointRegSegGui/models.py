@@ -45,9 +45,9 @@ class ModelPanel:
             text = f"{searchable(entry)} {entry['name']}".lower()
             if entry["name"] != self._name and not all(word in text for word in words):
                 continue
-            if group is not None and group != entry["anatomy"]:
-                box.insertSeparator(box.count)
-            group = entry["anatomy"]
+            if group != entry["anatomy"]:
+                group = entry["anatomy"]
+                box.addItem(f"── {group} ──")
             box.addItem(entry["title"], entry["name"])
         box.blockSignals(blocked)
         self.select(self._name)
@@ -68,9 +68,9 @@ class ModelPanel:
         """The chosen model, as in `catalog.entries`; None if it is not installed."""
         return next((entry for entry in self.entries if entry["name"] == self._name), None)
 
-    def remember_seconds(self, seconds: float) -> None:
-        """Keep how long a run with the chosen model took here."""
-        qt.QSettings().setValue(f"{SECONDS}/{self._name}", seconds)
+    def remember_seconds(self, name: str, seconds: float) -> None:
+        """Keep how long a run with a model took here."""
+        qt.QSettings().setValue(f"{SECONDS}/{name}", seconds)
         self._describe()
 
     def _describe(self) -> None:
@@ -87,7 +87,9 @@ class ModelPanel:
 
     def _on_selected(self, index: int) -> None:
         name = self.ui.modelSelector.itemData(index)
-        if name:
+        if index >= 0 and not name:  # a heading: the first of its group
+            self.ui.modelSelector.setCurrentIndex(index + 1)
+        elif name:
             self._name = name
             self._describe()
             self._chosen(name)

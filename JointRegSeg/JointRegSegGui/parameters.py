@@ -36,6 +36,7 @@ class _Labeled(enum.Enum):
             Device.CUDA: _("GPU (CUDA)"),
             Comparison.CHECKERBOARD: _("Checkerboard"),
             Comparison.DIFFERENCE: _("Difference"),
+            Comparison.BLEND: _("Blend"),
             Deformation.OFF: _("Off"),
             Deformation.GRID: _("Grid"),
             Deformation.GLYPHS: _("Arrows"),
@@ -69,6 +70,7 @@ class Device(_Labeled):
 class Comparison(_Labeled):
     CHECKERBOARD = "checkerboard"
     DIFFERENCE = "difference"
+    BLEND = "blend"
 
 
 class Deformation(_Labeled):
@@ -107,8 +109,8 @@ Carried = Union[  # noqa: UP007
 class JointRegSegParameterNode:
     """Inputs, settings and how the result is shown.
 
-    ``model`` and ``deformationSegment`` have lists that change and are filled by hand; ``result`` is the number of the
-    last result, by which it is found again in a scene that was saved; all others are bound by the panel's file.
+    ``model`` and ``deformationSegment`` have lists that change and are filled by hand; ``result`` identifies the last
+    result, which is found again in a scene that was saved; all others are bound by the panel's file.
     """
 
     fixedVolume: vtkMRMLScalarVolumeNode
@@ -119,13 +121,14 @@ class JointRegSegParameterNode:
     similarity: Similarity = Similarity.CORRELATION
     alignment: Alignment = Alignment.MODEL
     device: Device = Device.AUTO
+    fillMissing: bool = False
     workingSize: Annotated[int, WithinRange(32, 256)] = WORKING_SIZE
     wantInverse: bool = True
     wantSegmentations: bool = True
     wantJacobian: bool = True
     wantAgreement: bool = True
     replaceLast: bool = False
-    result: int = 0
+    result: str = ""
     comparison: Comparison = Comparison.CHECKERBOARD
     blend: Annotated[float, WithinRange(0, 1)] = 0.5
     deformationMode: Deformation = Deformation.GRID
@@ -145,6 +148,7 @@ class JointRegSegParameterNode:
             "refine": self.refineSteps if self.refine else 0,
             "similarity": self.similarity.value,
             "align": None if self.alignment is Alignment.MODEL else self.alignment.value,
+            "fill": 0.0 if self.fillMissing else None,
             "working_size": self.workingSize,
             "device_name": self.device.value,
         }

@@ -7,10 +7,12 @@ from typing import Any
 
 import qt
 import slicer
-from JointRegSegLib.errors import JointRegSegError
+from JointRegSegLib.errors import InputError, JointRegSegError
 from JointRegSegLib.scene import layout, motion, overlays
 from JointRegSegLib.scene.results import FIXED_REFERENCE, MOVING_REFERENCE, SceneResult
 from slicer.i18n import tr as _
+
+from .parameters import Comparison
 
 #: Grid lines along the longest side, unless the user chooses.
 LINES = 20
@@ -43,6 +45,12 @@ class ShowPanel:
         self._fill_segments()
         self.ui.layoutButton.enabled = result is not None
         self.ui.flickerButton.enabled = result is not None
+        for control, role in (
+            (self.ui.showAgreementCheckBox, "agreement"),
+            (self.ui.showJacobianCheckBox, "jacobian"),
+            (self.ui.segmentationDisplaySelector, "fixed_segmentation"),
+        ):
+            control.enabled = result is None or result.get(role) is not None  # not every model gives all
 
     def suggest_spacing(self) -> None:
         """A spacing that suits the size of the fixed volume; once for each, so that the user's own choice stays."""
@@ -54,17 +62,15 @@ class ShowPanel:
 
     def lay_out(self) -> None:
         """The reading layout, and over it what the parameters ask for."""
-        fixed = self._volume(FIXED_REFERENCE)
-        if fixed is None:
-            self._tell(_("The fixed volume is not in the scene anymore."))
-            return
-        comparison = self._parameters.comparison.value
-        if not self._try(lambda: layout.show(slicer.mrmlScene, self.result, fixed, comparison)):
-            return
+        self._try(self._lay_out)
+
+    def _lay_out(self) -> None:
+        wanted = self._parameters
+        layout.show(slicer.mrmlScene, self.result, self._fixed(), wanted.comparison.value)
         qt.QTimer.singleShot(0, self._fit)  # once more, when the views have their sizes
-        self._laid_out, self._shown = True, {"comparison": self._parameters.comparison}
-        # What rests at its start is shown by the layout already.
-        self._shown |= {"blend": self._parameters.blend, "play": self._parameters.play}
+        self._laid_out = True
+        self._shown = {"comparison": wanted.comparison, "blend": wanted.blend, "play": 100.0}
+        self._compare()
         self.update()
 
     def _fit(self) -> None:
@@ -74,10 +80,10 @@ class ShowPanel:
 
     def flicker(self) -> None:
         """From the fixed to the warped volume and back."""
-        if self.result is not None:
-            if not self._laid_out:
-                self.lay_out()
-            layout.flicker(slicer.mrmlScene)
+        if not self._laid_out:
+            self.lay_out()
+        self._parameters.blend = 0.0 if self._parameters.blend > 0.5 else 1.0
+        self._parameters.comparison = Comparison.BLEND
 
     def update(self) -> None:
         """Bring into view what has changed among the parameters since the last time."""
@@ -85,11 +91,11 @@ class ShowPanel:
             return
         scene, result, wanted = slicer.mrmlScene, self.result, self._parameters
         actions = {
-            ("comparison",): self.lay_out,
-            ("blend",): lambda: layout.blend(scene, wanted.blend),
+            ("blend",): self._blend,
+            ("comparison",): self._compare,
             ("segmentationDisplay",): lambda: overlays.segmentations(result, wanted.segmentationDisplay.value),
-            ("showJacobian",): lambda: overlays.jacobian(scene, result, wanted.showJacobian),
-            ("showAgreement",): lambda: overlays.agreement(scene, result, wanted.showAgreement),
+            ("showJacobian",): lambda: overlays.jacobian(scene, result, self._has(wanted.showJacobian, "jacobian")),
+            ("showAgreement",): lambda: overlays.agreement(scene, result, self._has(wanted.showAgreement, "agreement")),
             ("deformationMode", "deformationSpacing", "deformationSegment"): self._deform,
             ("play",): self._play,
         }
@@ -98,6 +104,21 @@ class ShowPanel:
             if any(name not in self._shown or self._shown[name] != value for name, value in values.items()):
                 self._shown |= values
                 self._try(act)
+
+    def _has(self, on: bool, role: str) -> bool:
+        return on and self.result.get(role) is not None
+
+    def _blend(self) -> None:
+        """Whoever moves the slider wants to see it."""
+        if self._parameters.comparison is Comparison.BLEND:
+            self._compare()
+        else:
+            self._parameters.comparison = Comparison.BLEND
+
+    def _compare(self) -> None:
+        wanted = self._parameters
+        fixed = self._fixed()
+        layout.show_comparison(slicer.mrmlScene, self.result, fixed, wanted.comparison.value, wanted.blend)
 
     def _deform(self) -> None:
         name = self._parameters.deformationSegment
@@ -140,10 +161,14 @@ class ShowPanel:
         transform = self.result.get("transform") if self.result is not None else None
         return transform.GetNodeReference(role) if transform is not None else None
 
-    def _try(self, act: Callable[[], None]) -> bool:
+    def _fixed(self) -> slicer.vtkMRMLScalarVolumeNode:
+        fixed = self.result.need("transform").GetNodeReference(FIXED_REFERENCE)
+        if fixed is None:
+            raise InputError(_("the fixed volume is not in the scene anymore; load it and register again"))
+        return fixed
+
+    def _try(self, act: Callable[[], None]) -> None:
         try:
             act()
-            return True
-        except JointRegSegError as error:  # a node was removed, or the model gives no such thing
+        except JointRegSegError as error:  # a node was removed
             self._tell(str(error))
-            return False

@@ -47,13 +47,13 @@ def apply_transform(
         return
     if reference is None:
         raise InputError("an image or label map needs --reference, the image whose grid it gets")
-    target = files.read_image(reference)
+    target = files.read_image(reference, values=False)
     if kind == "labels":
-        image, default = files.read_image(source, labels=True), 0.0
+        image, default = files.read_image(source, labels=True, values=False), 0.0
         interpolator = sitk.sitkNearestNeighbor
     else:
-        image = files.read_image(source)
-        default, interpolator = float(sitk.GetArrayViewFromImage(image).min()), sitk.sitkLinear
+        image = files.read_image(source, values=False)
+        default, interpolator = float(np.nanmin(sitk.GetArrayViewFromImage(image))), sitk.sitkLinear
     carried = sitk.Resample(image, target, mapping, interpolator, default)
     _replace(output, lambda path: files.write_image(carried, path))
 

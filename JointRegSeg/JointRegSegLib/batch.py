@@ -70,9 +70,13 @@ def read_pairs(table: Path) -> list[dict[str, str]]:
         row["case"] = row.get("case") or f"{number:04d}"
         if not re.fullmatch(r"[\w][\w .+-]*", row["case"]):
             raise InputError(f"{table}: row {number}: '{row['case']}' cannot be the name of a folder")
-        if row["case"] in seen:
+        if row["case"].lower() == SUMMARY:
+            raise InputError(
+                f"{table}: row {number}: '{row['case']}' is the name of the summary; name the case otherwise"
+            )
+        if row["case"].lower() in seen:  # some file systems know no capitals
             raise InputError(f"{table}: two rows have the case '{row['case']}'")
-        seen.add(row["case"])
+        seen.add(row["case"].lower())
         for column in (*REQUIRED, *OPTIONAL[1:]):
             if row.get(column):
                 # Absolute, so that a second run from elsewhere knows the same files again.
@@ -118,7 +122,7 @@ def run_batch(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{folder}: cannot be created ({error.strerror}); check space and permissions") from None
+        raise OutputError(f"{folder}: cannot be created ({error.strerror}); name another folder") from None
     rows: list[dict[str, Any]] = []
     with tqdm(pairs, disable=not sys.stderr.isatty(), unit="case", leave=False) as bar:
         for number, pair in enumerate(bar):

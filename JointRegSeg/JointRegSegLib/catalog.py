@@ -38,13 +38,20 @@ def folders() -> list[Path]:
     """Folders that are searched for bundles."""
     named = os.environ.get(FOLDERS_VARIABLE, "")
     found = [*(Path(p) for p in named.split(os.pathsep) if p), user_folder(), *_SHIPPED]
-    return [path for path in found if path.is_dir()]
+    return [path for path in found if _is_folder(path)]
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that no file system takes
+        return False
 
 
 def user_folder() -> Path:
     """Where `install` keeps this user's bundles; it need not exist."""
     if named := os.environ.get(HOME_VARIABLE):
-        return Path(named) / "Models"
+        return Path(named).expanduser() / "Models"
     if sys.platform == "win32":
         base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     elif sys.platform == "darwin":
@@ -60,18 +67,33 @@ def bundles() -> list[Path]:
 
 
 def entries() -> list[dict[str, Any]]:
-    """`generic` and the manifests of all bundles, by name, as they are: `models` checks them when one is used.
+    """`generic` and the manifests of all bundles, by name: what a list shows of them can be relied on.
 
-    Each has its ``folder`` beside what ``model.schema.json`` describes. Unreadable ones are left out.
+    Each has its ``folder`` beside what ``model.schema.json`` describes. Others are left out. `models` checks the whole
+    of a manifest when it is used.
     """
     found: dict[str, dict[str, Any]] = {}
     for folder in bundles():
         try:
             manifest = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-            found.setdefault(str(manifest["name"]), {**manifest, "folder": str(folder)})
+            _check(manifest)
         except (OSError, ValueError, KeyError, TypeError):
             continue
+        found.setdefault(manifest["name"], {**manifest, "folder": str(folder)})
     return [GENERIC_ENTRY, *(found[name] for name in sorted(found))]
+
+
+def _check(manifest: dict[str, Any]) -> None:
+    """Raise ValueError, KeyError or TypeError unless all that a list shows is there and of its kind."""
+    texts = [manifest[key] for key in ("name", "title", "description", "anatomy", "modality", "license")]
+    texts += [label["name"] for label in manifest["labels"]]
+    numbers = [*manifest["preprocessing"]["size"], *manifest["domain"]["spacing"], *manifest["domain"]["extent"]]
+    if not all(isinstance(text, str) for text in texts) or not isinstance(manifest["labels"], list):
+        raise TypeError("a text is none")
+    if len(numbers) != 7 or not all(isinstance(number, int | float) for number in numbers):
+        raise TypeError("a size is none")
+    if not manifest["name"].replace("-", "").isalnum():
+        raise ValueError("a name has other characters than letters, digits and hyphens")
 
 
 def install(folder: Path) -> str:
@@ -93,11 +115,13 @@ def install(folder: Path) -> str:
         raise ModelError(f"{folder}: is no model bundle ({error}); choose a folder with model.json") from None
     if missing:
         raise ModelError(f"{folder}: model.json lacks {', '.join(missing)}; get the bundle anew")
+    try:
+        _check(manifest)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{folder}: model.json is not valid ({error}); get the bundle anew") from None
     if hashlib.sha256(weights).hexdigest() != manifest["sha256"]:
         raise ModelError(f"{folder}: the weights do not match the checksum in model.json; get the bundle anew")
-    name = str(manifest["name"])
-    if not name.replace("-", "").isalnum():
-        raise ModelError(f"{folder}: '{name}' cannot be the name of a model")
+    name = manifest["name"]
     if name == GENERIC or any((path / name).is_dir() for path in _SHIPPED):
         raise InputError(f"'{name}' is the name of a model that ships with JointRegSeg; rename it in its model.json")
     target = user_folder() / name
@@ -110,6 +134,7 @@ def install(folder: Path) -> str:
         shutil.rmtree(target, ignore_errors=True)
         partial.replace(target)
     except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
         raise InputError(f"{target}: cannot be written ({error.strerror}); check space and permissions") from None
     return name
 
@@ -129,6 +154,9 @@ def remove(name: str) -> None:
     """
     for entry in entries():
         if entry["name"] == name and removable(entry):
-            shutil.rmtree(entry["folder"])
+            try:
+                shutil.rmtree(entry["folder"])
+            except OSError as error:
+                raise InputError(f"{entry['folder']}: cannot be removed ({error.strerror})") from None
             return
     raise InputError(f"no model '{name}' was imported; models that ship with JointRegSeg stay")

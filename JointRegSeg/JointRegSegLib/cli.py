@@ -197,7 +197,9 @@ def _demo(arguments: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command: 0 when all went well, 1 when cases of a batch failed, 2 for bad input, 130 when interrupted."""
     # A terminated run cleans up after itself like an interrupted one.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for name in ("SIGTERM", "SIGHUP"):  # the second, a closed terminal, is unknown on Windows
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.default_int_handler)
     # The reasons of a verdict hold signs that not every terminal has.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -37,33 +37,35 @@ class WorkerError(JointRegSegError):
 class Worker:
     """A child process, started when first needed and kept; killed to cancel, and started anew for the next request.
 
-    Nothing here blocks but `wait`: call `events` from a timer.
+    Several may use one worker: each request has its own answers. Nothing here blocks but `wait`: call `events` from a
+    timer.
 
     Parameters
     ----------
     python : str
         Interpreter to run; in Slicer, ``PythonSlicer``.
-
-    Attributes
-    ----------
-    device : str or None
-        What the process computes on, once it has told.
     """
 
     def __init__(self, python: str = sys.executable) -> None:
         self.python = python
         self.log: collections.deque[str] = collections.deque(maxlen=LOG_LINES)
-        self.device: str | None = None
+        self._device: str | None = None
         self._process: subprocess.Popen[str] | None = None
-        self._events: queue.Queue[Event] = queue.Queue()
+        self._heard: queue.Queue[Event] = queue.Queue()
         self._threads: list[threading.Thread] = []
         self._number = 0
-        self._waiting: set[int] = set()
+        self._open: dict[int, list[Event]] = {}
 
     @property
     def running(self) -> bool:
         """Whether there is a process."""
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def device(self) -> str | None:
+        """What the process computes on, once it has told."""
+        self._sort()
+        return self._device
 
     def start(self) -> None:
         """Start the process if there is none; it then tells by the event 'ready' that it takes requests at once.
@@ -75,7 +77,7 @@ class Worker:
         """
         if self.running:
             return
-        self.close()
+        self.kill()
         path = os.pathsep.join([str(_LIBRARY), *filter(None, [os.environ.get("PYTHONPATH")])])
         # A session of its own: killing it takes everything that it started along, and Ctrl-C in a terminal spares it.
         apart = (
@@ -97,22 +99,21 @@ class Worker:
             )
         except OSError as error:
             raise WorkerError(f"{self.python}: cannot be started ({error.strerror})") from None
-        self._events = queue.Queue()
-        self._waiting = set()
+        self._heard = queue.Queue()
         self._threads = [
-            threading.Thread(target=self._hear, args=(self._process, self._events), daemon=True),
+            threading.Thread(target=self._hear, args=(self._process, self._heard), daemon=True),
             threading.Thread(target=self._keep, args=(self._process,), daemon=True),
         ]
         for thread in self._threads:
             thread.start()
 
-    def _hear(self, process: subprocess.Popen[str], events: queue.Queue[Event]) -> None:
+    def _hear(self, process: subprocess.Popen[str], heard: queue.Queue[Event]) -> None:
         for line in process.stdout:
             try:
-                events.put(json.loads(line))
+                heard.put(json.loads(line))
             except ValueError:
                 self.log.append(line.rstrip())
-        events.put({"event": "ended", "code": process.wait()})
+        heard.put({"event": "ended", "code": process.wait()})
 
     def _keep(self, process: subprocess.Popen[str]) -> None:
         for line in process.stderr:
@@ -128,30 +129,47 @@ class Worker:
         """
         self.start()
         self._number += 1
-        self._waiting.add(self._number)
+        self._open[self._number] = []
         try:
-            self._process.stdin.write(json.dumps({"id": self._number, "task": task, **request}) + "\n")
+            line = json.dumps({"id": self._number, "task": task, **request}, default=_plain)
+            self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
         except OSError:  # it has just ended: `events` tells so
             pass
         return self._number
 
-    def events(self) -> list[Event]:
-        """All events since the last call. If the process has ended, each open request gets an 'error' event."""
-        out = []
+    def events(self, number: int) -> list[Event]:
+        """What has been told about a request since the last call; the last is its 'result' or 'error'.
+
+        If the process has ended, every open request gets an 'error'.
+        """
+        self._sort()
+        if number not in self._open:
+            return []
+        found = self._open[number]
+        if found and found[-1]["event"] in ("result", "error"):
+            del self._open[number]
+        else:
+            self._open[number] = []
+        return found
+
+    def _sort(self) -> None:
+        """What was heard, to the requests that it is about."""
         with contextlib.suppress(queue.Empty):
             while True:
-                event = self._events.get_nowait()
-                if event["event"] == "ended":
-                    out += [{"id": n, **self._end(event["code"])} for n in sorted(self._waiting)]
-                    self._waiting.clear()
-                else:
-                    if event["event"] == "ready":
-                        self.device = event["device"]
-                    if event["event"] in ("result", "error"):
-                        self._waiting.discard(event.get("id"))
-                    out.append(event)
-        return out
+                event = self._heard.get_nowait()
+                if event["event"] == "ready":
+                    self._device = event["device"]
+                elif event["event"] == "ended":
+                    self._fail(self._end(event["code"]))
+                elif event.get("id") in self._open:
+                    self._open[event["id"]].append(event)
+
+    def _fail(self, error: Event) -> None:
+        """Give an error to all requests that have no answer yet."""
+        for number, found in self._open.items():
+            if not found or found[-1]["event"] not in ("result", "error"):
+                found.append({"id": number, **error})
 
     def _end(self, code: int) -> Event:
         if code in (-signal.SIGKILL if hasattr(signal, "SIGKILL") else None, 137):
@@ -179,23 +197,28 @@ class Worker:
         """
         end = None if timeout is None else time.monotonic() + timeout
         while True:
-            for event in self.events():
-                if event.get("id") != number:
-                    continue
+            for event in self.events(number):
                 if event["event"] == "result":
                     return event
                 if event["event"] == "error":
                     raise error_of(event)
                 if progress and progress(event["stage"], event["fraction"]) is False:
-                    self.kill()
+                    self.cancel(number)
                     raise Canceled
             if end is not None and time.monotonic() > end:
-                self.kill()
+                self.cancel(number)
                 raise WorkerError(f"no answer within {timeout:g} s")
             time.sleep(0.01)
 
+    def cancel(self, number: int) -> None:
+        """End a request by ending the process; others that are open get an error. One that is done is no matter."""
+        if number in self._open:
+            del self._open[number]
+            self.kill()
+
     def kill(self) -> None:
-        """End the process and all that it started, now, whatever it is doing. Open requests are forgotten."""
+        """End the process and all that it started, now, whatever it is doing. Open requests get an error."""
+        self._sort()
         process, self._process = self._process, None
         if process is None:
             return
@@ -212,16 +235,25 @@ class Worker:
         for stream in (process.stdin, process.stdout, process.stderr):
             with contextlib.suppress(OSError):
                 stream.close()
-        self._events = queue.Queue()
-        self._waiting = set()
+        self._heard = queue.Queue()
+        message = "the computing process was ended, for another request was canceled; try again"
+        self._fail({"event": "error", "kind": "WorkerError", "message": message})
 
-    close = kill
+    def close(self) -> None:
+        """End the process; nobody waits for answers any more."""
+        self._open.clear()
+        self.kill()
 
     def __enter__(self) -> Worker:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers and arrays, and paths, as JSON has them."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def error_of(event: Event) -> JointRegSegError:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import SimpleITK as sitk
 import torch
+import torch.nn.functional as F
 
 from . import fields
 from .geometry import Grid, affine_coordinates, resample, sample, voxel_map
@@ -54,20 +56,36 @@ class Deformation:
 
     def to_moving(self, points: np.ndarray) -> np.ndarray:
         """Points (n, 3) of fixed space to moving space, LPS mm."""
-        return self._displaced(points, self.displacement) @ self.affine[:3, :3].T + self.affine[:3, 3]
+        moved = self._displaced(points, self.grid, self.displacement)
+        return moved @ self.affine[:3, :3].T + self.affine[:3, 3]
 
     def to_fixed(self, points: np.ndarray) -> np.ndarray:
         """Points (n, 3) of moving space to fixed space, LPS mm."""
         back = np.linalg.inv(self.affine)
-        return self._displaced(np.asarray(points, float) @ back[:3, :3].T + back[:3, 3], self.inverse)
+        return self._displaced(np.asarray(points, float) @ back[:3, :3].T + back[:3, 3], *self.wide_inverse)
 
-    def _displaced(self, points: np.ndarray, displacement: torch.Tensor) -> np.ndarray:
+    @cached_property
+    def wide_inverse(self) -> tuple[Grid, torch.Tensor]:
+        """The inverse on a lattice with room for all places that x + u(x) leads to, which may lie beyond ``grid``."""
+        there = fields.identity(self.displacement) + self.displacement
+        last = torch.tensor(self.displacement.shape[2:]).view(1, 3, 1, 1, 1) - 1
+        beyond = torch.maximum(-there, there - last).amax((0, 2, 3, 4)).clamp_min(0)
+        margin = torch.minimum(beyond.ceil(), last.flatten()).int().tolist()
+        if not any(margin):
+            return self.grid, self.inverse
+        around = [n for n in reversed(margin) for _ in range(2)]
+        u, first = (F.pad(field, around, mode="replicate") for field in (self.displacement, self.inverse))
+        start, size = [-n for n in reversed(margin)], [n + 2 * m for n, m in zip(self.grid.shape, margin, strict=True)]
+        return self.grid.cropped(start, size[::-1]), fields.invert(u, first, iterations=100, tolerance=0.01)
+
+    @staticmethod
+    def _displaced(points: np.ndarray, grid: Grid, displacement: torch.Tensor) -> np.ndarray:
         points = np.asarray(points, float).reshape(-1, 3)
-        index = self.grid.to_index(points)[:, ::-1].T.reshape(1, 3, -1, 1, 1)
+        index = grid.to_index(points)[:, ::-1].T.reshape(1, 3, -1, 1, 1)
         u = sample(displacement, torch.from_numpy(np.ascontiguousarray(index)))[0, :, :, 0, 0].double().numpy()
         # As in ITK, a point outside the lattice is not displaced.
-        inside = self.grid.contains(points)
-        return points + inside[:, None] * (u.T @ self.grid.array_affine[:3, :3].T)
+        inside = grid.contains(points)
+        return points + inside[:, None] * (u.T @ grid.array_affine[:3, :3].T)
 
     def vectors(self) -> torch.Tensor:
         """T(x) - x on ``grid``, (1, 3, D, H, W): x, y, z in LPS mm."""
@@ -100,8 +118,9 @@ class Deformation:
 
     def to_itk(self, inverse: bool = False) -> sitk.CompositeTransform:
         """The map (or its inverse) for SimpleITK and Slicer, which apply the last part of a composite first."""
-        u = fields.to_world(self.inverse if inverse else self.displacement, self.grid)
-        deformable = sitk.DisplacementFieldTransform(sitk.Cast(vector_image(u, self.grid), sitk.sitkVectorFloat64))
+        grid, u = self.wide_inverse if inverse else (self.grid, self.displacement)
+        field = vector_image(fields.to_world(u, grid), grid)
+        deformable = sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64))
         matrix = np.linalg.inv(self.affine) if inverse else self.affine
         affine = sitk.AffineTransform(3)
         affine.SetMatrix(matrix[:3, :3].ravel().tolist())

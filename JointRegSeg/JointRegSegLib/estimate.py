@@ -24,6 +24,8 @@ GENERIC_SIDE = 112
 #: `generic` spends at most 40 steps at full resolution on a lattice of so many voxels, fewer on a larger one: they cost
 #: most, and matter for small structures only.
 GENERIC_VOXELS = 150_000
+#: Of an affine map, the share of its volume to which it brings the fixed image, below which nothing can be right.
+COLLAPSED = 1e-3
 
 
 @dataclass
@@ -165,6 +167,10 @@ def by_optimization(
     small_moving, moving_lattice = shrink_to(moving.values, moving.grid, max(longest, 2))
     small_fixed, small_moving = (zscore(x, x).to(device) for x in (small_fixed, small_moving))
     matrix = register_affine(small_moving, moving_lattice, small_fixed, lattice, start, similarity, progress)
+    if abs(np.linalg.det(matrix[:3, :3])) < COLLAPSED:
+        raise InputError(
+            "the images have too little in common: the affine map shrank one of them to nothing; check the pair"
+        )
     carried = resample(small_moving, moving_lattice, lattice, matrix)
     fine = min(40, 40 * GENERIC_VOXELS // lattice.voxels)
     levels = (Level(4, 30, 0.3), Level(2, 40, 0.3), Level(1, fine + refine, 0.1))
@@ -191,5 +197,5 @@ def require_overlap(fixed: Grid, moving: Grid, alignment: str) -> None:
         distance = float(np.linalg.norm(fixed.center - moving.center))
         raise InputError(
             f"the images do not overlap in space (their middles are {distance:.0f} mm apart); "
-            "give --align center to begin with their middles on each other"
+            "begin with their middles on each other (--align center; in Slicer: Advanced, Begin)"
         )

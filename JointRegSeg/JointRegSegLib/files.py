@@ -39,8 +39,16 @@ def _quiet() -> Iterator[None]:
         os.close(kept)
 
 
+#: Below it (mm) a spacing is a mistake, or a lattice too small to compute with.
+SMALLEST_SPACING = 1e-4
+
+
 def read_image(
-    source: str | Path | sitk.Image, labels: bool = False, fill: float | None = None, name: str = "image"
+    source: str | Path | sitk.Image,
+    labels: bool = False,
+    fill: float | None = None,
+    name: str = "image",
+    values: bool = True,
 ) -> sitk.Image:
     """Read and check a scalar volume, or a label map.
 
@@ -54,6 +62,8 @@ def read_image(
         Takes the place of NaN and infinite voxels.
     name : str
         What an error calls an image that has no path.
+    values : bool
+        Whether to refuse an empty image, and NaN and infinite voxels without ``fill``.
 
     Returns
     -------
@@ -70,7 +80,8 @@ def read_image(
     else:
         name, image = str(source), _read(Path(source))
     _check_kind(name, image)
-    image = _check_values(name, image, fill)
+    if values:
+        image = _check_values(name, image, fill)
     return _whole_numbers(name, image) if labels else image
 
 
@@ -152,6 +163,8 @@ def _check_kind(name: str, image: sitk.Image) -> None:
         raise InputError(f"{name}: has one slice only ({' x '.join(map(str, image.GetSize()))}); a volume is needed")
     if not np.isfinite(image.GetSpacing()).all() or min(image.GetSpacing()) <= 0:
         raise InputError(_spacing(name))
+    if min(image.GetSpacing()) < SMALLEST_SPACING:
+        raise InputError(f"{name}: voxel spacing of {min(image.GetSpacing()):g} mm; correct the header")
     if not np.isfinite(image.GetOrigin()).all():
         raise InputError(f"{name}: its origin is not a number; correct the header")
     direction = np.reshape(image.GetDirection(), (3, 3))
@@ -168,11 +181,15 @@ def _check_values(name: str, image: sitk.Image, fill: float | None) -> sitk.Imag
                 k, j, i = np.argwhere(bad)[0]
                 raise InputError(
                     f"{name}: {int(bad.sum())} voxels are NaN or infinite, the first at index ({i}, {j}, {k}); "
-                    "give --fill VALUE to replace them"
+                    "replace them (--fill VALUE; in Slicer: Advanced)"
                 )
+            if not abs(fill) <= np.finfo(array.dtype).max:
+                raise InputError(f"{name}: {fill:g} does not fit into its {array.dtype} voxels; give another --fill")
             filled = sitk.GetImageFromArray(np.where(bad, np.asarray(fill, array.dtype), array))
             filled.CopyInformation(image)
             image, array = filled, sitk.GetArrayViewFromImage(filled)
+    if max(abs(float(array.min())), abs(float(array.max()))) > np.finfo(np.float32).max:
+        raise InputError(f"{name}: has values beyond what single precision holds; rescale its intensities")
     if array.min() == array.max():
         raise InputError(f"{name}: is empty (every voxel is {array.min():g}); check that the right file was given")
     return image

@@ -32,6 +32,7 @@ def check_free(folder: str | Path, overwrite: bool = False) -> Path:
     made; returns its absolute path."""
     folder = Path(folder).absolute()
     try:
+        folder.exists()  # which some names are too long for
         Path(tempfile.mkdtemp(prefix=".", dir=next(path for path in folder.parents if path.exists()))).rmdir()
     except OSError as error:
         raise OutputError(f"{folder}: cannot be created ({error.strerror}); name another folder") from None

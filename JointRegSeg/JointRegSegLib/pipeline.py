@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import platform
 import time
 from collections.abc import Iterator
@@ -100,7 +101,7 @@ def register_and_segment(
     Canceled
         If ``progress`` returned False.
     """
-    check_options(refine, similarity, align, fill, working_size)
+    check_options(refine, similarity, align, fill, working_size, seed)
     seconds: dict[str, float] = {}
     began = time.perf_counter()
     torch.manual_seed(seed)
@@ -184,6 +185,7 @@ def check_options(
     align: str | None = None,
     fill: float | None = None,
     working_size: int | None = None,
+    seed: int = 0,
     **others: object,
 ) -> None:
     """Refuse values that no pair could be registered with; ``others`` are options that need no check.
@@ -197,12 +199,16 @@ def check_options(
         raise InputError(f"unknown similarity '{similarity}'; choose one of {', '.join(SIMILARITIES)}")
     if align is not None and align not in ALIGNMENTS:
         raise InputError(f"unknown alignment '{align}'; choose one of {', '.join(ALIGNMENTS)}")
-    if refine < 0:
-        raise InputError(f"--refine takes 0 or more steps, not {refine}")
-    if fill is not None and not math.isfinite(fill):
-        raise InputError(f"--fill takes a finite number, not {fill}")
-    if working_size is not None and not SMALLEST_SIDE <= working_size <= LARGEST_SIDE:
-        raise InputError(f"--working-size takes {SMALLEST_SIDE} to {LARGEST_SIDE} voxels, not {working_size}")
+    for name, value, low, high in (
+        ("refine", refine, 0, math.inf),
+        ("working-size", working_size, SMALLEST_SIDE, LARGEST_SIDE),
+        ("seed", seed, 0, 2**63 - 1),
+    ):
+        if value is not None and not (isinstance(value, numbers.Integral) and low <= value <= high):
+            limits = f"from {low} to {high}" if math.isfinite(high) else f"of {low} or more"
+            raise InputError(f"--{name} takes a whole number {limits}, not {value!r}")
+    if fill is not None and not (isinstance(fill, numbers.Real) and math.isfinite(fill)):
+        raise InputError(f"--fill takes a finite number, not {fill!r}")
 
 
 @contextmanager

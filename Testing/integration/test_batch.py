@@ -154,7 +154,7 @@ def test_bad_tables(refused, tmp_path, text, words):
 def test_what_no_case_could_do_without(table, refused, tmp_path):
     refused("batch", table.with_name("none.csv"), words=("none.csv", "no such file", "columns fixed and moving"))
     refused("batch", table, "--model", "brains", words=("no model 'brains'",))
-    refused("batch", table, "--refine", "-1", words=("--refine takes 0 or more steps, not -1",))
+    refused("batch", table, "--refine", "-1", words=("--refine takes a whole number of 0 or more, not -1",))
     refused("batch", table, output=Path("/proc/out"), words=("/proc/out", "cannot be created"))
 
 

@@ -41,10 +41,10 @@ def ask(worker: Worker, folder: Path, **options) -> int:
     return worker.submit("register", folder=str(folder), fixed="fixed.nrrd", moving="moving.nrrd", options=options)
 
 
-def until(worker: Worker, event: str, **match) -> dict:
+def until(worker: Worker, number: int, event: str, **match) -> dict:
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
-        for found in worker.events():
+        for found in worker.events(number):
             if found["event"] == event and all(found.get(k) == v for k, v in match.items()):
                 return found
         time.sleep(0.02)
@@ -107,7 +107,7 @@ def test_labels_and_points_travel_too(worker, folder):
 def test_errors_come_back_as_what_they_are_and_the_next_request_works(worker, folder):
     with pytest.raises(ModelError, match="no model 'brains'"):
         worker.wait(ask(worker, folder, model="brains"), timeout=PATIENCE)
-    with pytest.raises(InputError, match="--refine takes 0 or more steps"):
+    with pytest.raises(InputError, match="--refine takes a whole number of 0 or more"):
         worker.wait(ask(worker, folder, refine=-1), timeout=PATIENCE)
     with pytest.raises(WorkerError, match="unknown task 'dance'"):
         worker.wait(worker.submit("dance"), timeout=PATIENCE)
@@ -122,22 +122,41 @@ def test_errors_come_back_as_what_they_are_and_the_next_request_works(worker, fo
 
 def test_cancel_and_go_on(worker, folder):
     number = ask(worker, folder, refine=10**7)
-    until(worker, "progress", id=number, stage="deformation")
+    until(worker, number, "progress", stage="deformation")
     process = worker._process.pid
-    worker.kill()
+    worker.cancel(number)
     assert not worker.running and not alive(process)
-    assert worker.events() == []
+    assert worker.events(number) == []
     assert worker.wait(ask(worker, folder, model="tiny-blobs"), timeout=PATIENCE)["event"] == "result"
     with pytest.raises(Canceled):
         worker.wait(ask(worker, folder, refine=10**7), lambda stage, fraction: False, timeout=PATIENCE)
     assert not worker.running
 
 
+def test_several_requests_each_have_their_own_answers(worker, folder):
+    numbers = [ask(worker, folder, model="tiny-blobs"), worker.submit("load", model="tiny-blobs")]
+    numbers.append(ask(worker, folder, model="no such model"))
+    assert worker.wait(numbers[1], timeout=PATIENCE)["model"] == "tiny-blobs"  # in whatever order they are fetched
+    with pytest.raises(ModelError, match="no such model"):
+        worker.wait(numbers[2], timeout=PATIENCE)
+    assert "files" in worker.wait(numbers[0], timeout=PATIENCE)
+    assert worker.events(numbers[0]) == [] and worker.events(99) == []
+
+
+def test_canceling_one_request_is_told_to_the_others(worker, folder):
+    first, second = ask(worker, folder, refine=10**7), ask(worker, folder, model="tiny-blobs")
+    until(worker, first, "progress")
+    worker.cancel(first)
+    event = until(worker, second, "error")
+    assert "another request was canceled" in event["message"]
+    assert worker.wait(ask(worker, folder, model="tiny-blobs"), timeout=PATIENCE)["event"] == "result"
+
+
 def test_a_killed_process_is_an_error_event(worker, folder):
     number = ask(worker, folder, refine=10**7)
-    until(worker, "progress", id=number)
+    until(worker, number, "progress")
     os.kill(worker._process.pid, signal.SIGKILL)
-    event = until(worker, "error", id=number)
+    event = until(worker, number, "error")
     assert event["kind"] == "WorkerError" and "killed, perhaps for lack of memory" in event["message"]
     assert worker.wait(ask(worker, folder, model="tiny-blobs"), timeout=PATIENCE)["event"] == "result"
 
@@ -161,8 +180,10 @@ def test_nothing_outlives_the_program_that_started_it(installed, folder):
 import sys, time
 from JointRegSegLib.client import Worker
 worker = Worker()
-worker.submit("register", folder=sys.argv[1], fixed="fixed.nrrd", moving="moving.nrrd", options={"refine": 10**7})
-while not any(event["event"] == "progress" for event in worker.events()):
+number = worker.submit(
+    "register", folder=sys.argv[1], fixed="fixed.nrrd", moving="moving.nrrd", options={"refine": 10**7}
+)
+while not any(event["event"] == "progress" for event in worker.events(number)):
     time.sleep(0.05)
 print(worker._process.pid, flush=True)
 time.sleep(600)

@@ -39,7 +39,9 @@ def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[slicer.vtkMRMLScene]:
     slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene)
     monkeypatch.setattr(slicer, "mrmlScene", scene, raising=False)
     scene.application = application  # kept alive as long as the scene
-    scene.helpers = [colors, remote]
+    segmentations = slicer.vtkSlicerSegmentationsModuleLogic()  # knows how surfaces become label maps
+    segmentations.SetMRMLScene(scene)
+    scene.helpers = [colors, remote, segmentations]
     yield scene
     scene.Clear(True)
 

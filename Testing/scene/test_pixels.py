@@ -103,7 +103,7 @@ def test_a_checkerboard_shows_both(good, scene, seen):
     result.nodes["warped"].GetImageData().Modified()
     layout.show(scene, result, nodes["fixed"])
     board = seen(layout.COMPARISON)
-    layout.blend(scene, 0)
+    layout.show_comparison(scene, result, nodes["fixed"], "blend", 0)
     fixed = seen(layout.COMPARISON)
     bright = fixed[..., 0] > 100
     dark = (board[..., 0] < 20) & bright
@@ -123,16 +123,13 @@ def test_a_difference_is_gray_where_nothing_differs(good, scene, seen):
     assert not colored(seen(layout.COMPARISON)).any()
 
 
-@pytest.mark.usefixtures("good")
-def test_blending_lies_between_and_flickering_shows_one_or_the_other(scene, seen):
+def test_blending_goes_from_one_to_the_other(good, scene, seen):
+    nodes, result = good
     fixed, warped = seen(layout.FIXED), seen(layout.WARPED)
-    layout.blend(scene, 0.5)
-    half = seen(layout.COMPARISON)
-    assert np.abs(half - (fixed + warped) / 2).max() < 4
-    layout.flicker(scene)
-    assert np.array_equal(seen(layout.COMPARISON), warped)
-    layout.flicker(scene)
-    assert np.array_equal(seen(layout.COMPARISON), fixed)
+    for fraction in (0, 0.5, 1):
+        layout.show_comparison(scene, result, nodes["fixed"], "blend", fraction)
+        expected = (1 - fraction) * fixed + fraction * warped
+        assert np.abs(seen(layout.COMPARISON) - expected).max() < 4
 
 
 @pytest.mark.parametrize("mode", ["grid", "glyphs", "contours"])

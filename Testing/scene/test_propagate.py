@@ -9,8 +9,9 @@ import slicer
 import vtk
 from JointRegSegLib.deformation import Deformation, displacement_on
 from JointRegSegLib.errors import InputError
-from JointRegSegLib.scene import volumes
+from JointRegSegLib.scene import segments, volumes
 from JointRegSegLib.scene.propagate import carry
+from JointRegSegLib.scene.results import SceneResult
 from samples import array, fixed_grid, label_map, motion, moving_grid, place, thing, volume
 
 KNOWN = motion((6, -4, 5), (1, 1, 1), (3, -2, 2))
@@ -28,11 +29,12 @@ def ways(scene, add) -> dict:
         node.SetAndObserveTransformFromParent(volumes.grid_transform(field))
         node.SetNodeReferenceID("spatialRegistrationFixed", out[target].GetID())
         out[name] = node
+    out["result"] = SceneResult(nodes={name: out[name] for name in ("transform", "inverse")})
     return out
 
 
 def test_a_volume_lands_on_the_fixed_one(scene, ways):
-    found = carry(scene, ways["moving"], ways["transform"], ways["inverse"])
+    found = carry(scene, ways["moving"], ways["result"])
     assert found.GetName() == "M carried" and scene.IsNodePresent(ways["moving"])
     expected = sitk.Resample(
         volume(thing(), moving_grid(), KNOWN),
@@ -50,8 +52,7 @@ def test_labels_are_carried_to_the_voxel_both_ways(scene, add, ways):
         grid = moving_grid() if here == "moving" else fixed_grid()
         image = label_map(thing(), grid, known)
         node = add(image, "L", "vtkMRMLLabelMapVolumeNode")
-        pair = (ways["inverse"], ways["transform"]) if inverse else (ways["transform"], ways["inverse"])
-        found = carry(scene, node, *pair)
+        found = carry(scene, node, ways["result"], inverse)
         target = volumes.image_of(ways[there], there)
         expected = sitk.Resample(image, target, deformation.to_itk(inverse), sitk.sitkNearestNeighbor, 0)
         assert (volumes.values_of(found) != array(expected)).sum() <= 2  # in the middle between two voxels
@@ -72,7 +73,7 @@ def test_segments_keep_their_names_and_places(scene, ways):
         segment.SetColor(0.2 * value, 0.5, 0.1)
         segment.AddRepresentation(node.GetSegmentation().GetSourceRepresentationName(), mask)
         node.GetSegmentation().AddSegment(segment, title)
-    found = carry(scene, node, ways["transform"], ways["inverse"]).GetSegmentation()
+    found = carry(scene, node, ways["result"]).GetSegmentation()
     assert [found.GetNthSegment(i).GetName() for i in range(found.GetNumberOfSegments())] == ["one", "two"]
     transform = Deformation.identity(fixed_grid(), KNOWN).to_itk()
     fixed = volume(thing(), fixed_grid())
@@ -86,12 +87,12 @@ def test_segments_keep_their_names_and_places(scene, ways):
 
 def test_markups_go_within_half_a_millimeter_both_ways(scene, ways):
     points = thing().centers
-    for start, there, back in ((place(points, KNOWN), "transform", "inverse"), (points, "inverse", "transform")):
+    for start, backward in ((place(points, KNOWN), False), (points, True)):
         node = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "P")
         for i, point in enumerate(start):
             node.AddControlPoint(vtk.vtkVector3d(*(point * RAS)), f"p{i}")
-        found = carry(scene, node, ways[there], ways[back])
-        end = points if there == "transform" else place(points, KNOWN)
+        found = carry(scene, node, ways["result"], backward)
+        end = place(points, KNOWN) if backward else points
         for i, point in enumerate(end):
             assert np.linalg.norm(np.array(found.GetNthControlPointPositionWorld(i)) * RAS - point) < 0.5
             assert found.GetNthControlPointLabel(i) == f"p{i}"
@@ -111,7 +112,7 @@ def test_models_and_parent_transforms(scene, ways):
     node = scene.AddNewNodeByClass("vtkMRMLModelNode", "B")
     node.SetAndObservePolyData(sphere.GetOutput())
     node.SetAndObserveTransformNodeID(parent.GetID())
-    found = carry(scene, node, ways["transform"], ways["inverse"])
+    found = carry(scene, node, ways["result"])
     middle = np.array(found.GetPolyData().GetCenter()) * RAS
     assert np.linalg.norm(middle - thing().centers[2]) < 0.5
     assert np.allclose(node.GetPolyData().GetCenter(), low, atol=1e-3)
@@ -119,4 +120,54 @@ def test_models_and_parent_transforms(scene, ways):
 
 def test_what_cannot_be_carried(scene, ways):
     with pytest.raises(InputError, match="'T' cannot be carried over; choose a volume"):
-        carry(scene, scene.AddNewNodeByClass("vtkMRMLTextNode", "T"), ways["transform"], ways["inverse"])
+        carry(scene, scene.AddNewNodeByClass("vtkMRMLTextNode", "T"), ways["result"])
+    markups = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "P")
+    scene.RemoveNode(ways["inverse"])
+    assert carry(scene, ways["moving"], ways["result"])  # a volume takes the other one
+    with pytest.raises(InputError, match="has no inverse"):
+        carry(scene, markups, ways["result"])
+    scene.RemoveNode(ways["fixed"])
+    with pytest.raises(InputError, match="the fixed volume, whose lattice is needed"):
+        carry(scene, ways["moving"], ways["result"])
+
+
+@pytest.mark.parametrize("bent", [False, True])
+def test_a_segmentation_is_carried_from_where_it_is_seen(scene, ways, bent):
+    """Under a parent transform, linear or not, and stored as a surface: as the ball that a user sees."""
+    center, lift = thing().centers[2], np.array([0.0, 0, 6])
+    ball = vtk.vtkSphereSource()
+    ball.SetCenter(*(place(center, KNOWN) * RAS - lift))
+    ball.SetRadius(5)
+    ball.SetThetaResolution(30)
+    ball.SetPhiResolution(30)
+    ball.Update()
+    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "S")
+    node.SetReferenceImageGeometryParameterFromVolumeNode(ways["moving"])
+    node.GetSegmentation().SetSourceRepresentationName("Closed surface")
+    segment = slicer.vtkSegment()
+    segment.SetName("ball")
+    segment.AddRepresentation("Closed surface", ball.GetOutput())
+    node.GetSegmentation().AddSegment(segment, "ball")
+    parent = scene.AddNewNodeByClass("vtkMRMLTransformNode", "up")
+    if bent:
+        field = sitk.TransformToDisplacementField(
+            sitk.TranslationTransform(3, (-lift).tolist()),
+            sitk.sitkVectorFloat64,
+            [20, 20, 20],
+            (thing().centers[2] - 60).tolist(),
+            [6.0] * 3,
+        )
+        parent.SetAndObserveTransformFromParent(volumes.grid_transform(field))
+    else:
+        matrix = np.eye(4)
+        matrix[:3, 3] = lift
+        parent.SetMatrixTransformToParent(volumes.to_vtk(matrix))
+    node.SetAndObserveTransformNodeID(parent.GetID())
+    found = segments.mask_of(carry(scene, node, ways["result"]), "ball")
+    statistics = sitk.LabelShapeStatisticsImageFilter()
+    statistics.Execute(found)
+    # Bent, it was resampled to voxels twice, and each time by up to half a voxel.
+    off = 0.5 * np.linalg.norm(moving_grid().spacing) if bent else 1.0
+    assert np.linalg.norm(np.array(statistics.GetCentroid(1)) - center) < off
+    assert statistics.GetPhysicalSize(1) == pytest.approx(4 / 3 * np.pi * 5**3, rel=0.15)
+    assert not node.GetSegmentation().ContainsRepresentation("Binary labelmap")  # the user's own stays as it was

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,8 @@ import pytest
 import SimpleITK as sitk
 import slicer
 from JointRegSegLib import catalog
-from JointRegSegLib.errors import Canceled, InputError
-from JointRegSegLib.scene import check, registrar, requirements, volumes
+from JointRegSegLib.errors import Canceled, InputError, JointRegSegError, OutputError
+from JointRegSegLib.scene import check, registrar, requirements, results, volumes
 from samples import fixed_grid, motion, moving_grid, thing, volume
 
 KNOWN = motion(rotation=(4, -3, 5), shift=(3, -2, 2))
@@ -98,6 +99,74 @@ def test_missing_packages_are_named_and_nothing_starts(logic, pair, monkeypatch)
         logic.registerAndSegment(*pair)
 
 
+def test_bad_arguments_are_named_and_leave_nothing(logic, scene, pair, tmp_path):
+    fixed, moving = pair
+    empty = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode")
+    text = scene.AddNewNodeByClass("vtkMRMLTextNode")
+    sequence = scene.AddNewNodeByClass("vtkMRMLSequenceNode")
+    sequence.SetDataNodeAtValue(moving, "0")
+    register, frames, batch = logic.registerAndSegment, logic.registerSequence, logic.registerBatch
+    before = scene.GetNumberOfNodes()
+    for call, message in (
+        (lambda: register(fixed, moving, outputs=["foo"]), "unknown output 'foo'"),
+        (lambda: register(fixed, moving, speed=9), "unknown option 'speed'"),
+        (lambda: register(fixed, moving, refine="x"), "whole number"),
+        (lambda: register(fixed, moving, seed=10**30), "whole number"),
+        (lambda: register(fixed, "moving.nrrd"), "is no volume node but str"),
+        (lambda: register(fixed, text), "is no volume node"),
+        (lambda: register(fixed, moving, labels={"foo": fixed}), "not by 'foo'"),
+        (lambda: register(fixed, moving, points={"fixed": empty, "moving": empty}), "at least one point"),
+        (lambda: register(fixed, moving, points={"fixed": markups(scene, thing().centers)}), "for both images"),
+        (lambda: frames(fixed, None), "no sequence"),
+        (lambda: frames(None, sequence), "no fixed volume"),
+        (lambda: frames(fixed, sequence, model="none"), "no model 'none'"),
+        (lambda: batch([fixed, moving], tmp_path), "list of dictionaries"),
+        (lambda: batch([{"fixed": fixed, "moving": moving}], tmp_path), "cases name files"),
+        (lambda: batch(7, tmp_path), "list of dictionaries"),
+    ):
+        with pytest.raises(JointRegSegError, match=message):
+            call()
+    for node in scene.GetNodesByClass("vtkMRMLMarkupsFiducialNode"):
+        if node is not empty:
+            scene.RemoveNode(node)
+    assert scene.GetNumberOfNodes() == before
+    assert register(fixed, moving, seed=np.int64(3), **QUICK).report["settings"]["seed"] == 3
+
+
+def test_two_runs_at_once_both_come_to_an_end(logic, pair):
+    first = logic.start(*pair, {"model": "generic", **QUICK})
+    second = logic.registerAndSegment(*pair, **QUICK)
+    assert first.wait().nodes["warped"] is not second.nodes["warped"]
+
+
+def test_a_result_that_cannot_be_shown_leaves_the_last_one(logic, scene, pair, monkeypatch):
+    last = logic.registerAndSegment(*pair, **QUICK)
+    before = scene.GetNumberOfNodes()
+    monkeypatch.setattr(results, "_text", lambda *a: (_ for _ in ()).throw(MemoryError("no memory")))
+    with pytest.raises(JointRegSegError, match="could not be put into the scene"):
+        logic.registerAndSegment(*pair, replace=last, **QUICK)
+    assert scene.GetNumberOfNodes() == before and scene.IsNodePresent(last.nodes["warped"])
+
+
+def test_volumes_that_are_next_to_nothing_are_refused(logic, scene, pair):
+    fixed, moving = pair
+    flat = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "flat")
+    flat.SetMatrixTransformToParent(volumes.to_vtk(np.diag([0.0, 1, 1, 1])))
+    moving.SetAndObserveTransformNodeID(flat.GetID())
+    with pytest.raises(InputError, match="'flat' flattens it"):
+        logic.registerAndSegment(fixed, moving)
+    moving.SetAndObserveTransformNodeID(None)
+    moving.SetSpacing(1e-9, 1, 1)
+    with pytest.raises(InputError, match="next to nothing"):
+        logic.registerAndSegment(fixed, moving)
+
+
+def test_no_place_for_temporary_files(logic, pair, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(OutputError, match="TMPDIR"):
+        logic.registerAndSegment(*pair)
+
+
 def test_all_frames_of_a_sequence(logic, scene, pair):
     fixed, _ = pair
     sequence = scene.AddNewNodeByClass("vtkMRMLSequenceNode", "breath")
@@ -107,13 +176,14 @@ def test_all_frames_of_a_sequence(logic, scene, pair):
         frame = slicer.vtkMRMLScalarVolumeNode()
         volumes.fill(frame, volume(thing(), moving_grid(), motion(shift=(shift, 0, 0))))
         sequence.SetDataNodeAtValue(frame, str(shift))
-    empty = slicer.vtkMRMLScalarVolumeNode()
-    sequence.SetDataNodeAtValue(empty, "9")
+    sequence.SetDataNodeAtValue(slicer.vtkMRMLScalarVolumeNode(), "9")
+    sequence.SetDataNodeAtValue(slicer.vtkMRMLModelNode(), "99")
     before = scene.GetNumberOfNodes()
     out = logic.registerSequence(fixed, sequence, **QUICK)
     assert scene.GetNumberOfNodes() == before + 2  # the two sequences, no frame and no result beside them
     assert out.warped.GetNumberOfDataNodes() == out.transforms.GetNumberOfDataNodes() == 2
-    assert "holds no image" in out.failures[2] and out.reports[2] is None
+    assert "holds no image" in out.failures[2] and "no scalar volume" in out.failures[3]
+    assert out.reports[2] is out.reports[3] is None
     point = thing().centers[1]
     for number, shift in enumerate(shifts):
         assert out.warped.GetNthIndexValue(number) == str(shift)

@@ -135,15 +135,15 @@ def test_nothing_of_the_users_is_touched_and_removal_leaves_nothing(scene, add, 
     assert hierarchy.GetNumberOfItems() == items
 
 
-def test_numbers_and_roles_find_a_result_again(scene, add, images, answer):
+def test_identifiers_and_roles_find_a_result_again(scene, add, images, answer):
     nodes = [add(image, name) for name, image in images.items()]
     first, second = (results.put(scene, *answer, *nodes) for _ in "12")
-    assert results.numbers(scene) == [first.number, second.number] == [1, 2]
-    found = results.find(scene, 2)
+    assert results.identifiers(scene) == [first.identifier, second.identifier]
+    found = results.find(scene, second.identifier)
     assert found == second
     results.remove(scene, second)
-    assert results.find(scene, 2) is None and results.numbers(scene) == [1]
-    assert results.find(scene, 1).nodes == first.nodes
+    assert results.find(scene, second.identifier) is None and results.identifiers(scene) == [first.identifier]
+    assert results.find(scene, first.identifier).nodes == first.nodes
 
 
 def test_a_saved_scene_brings_its_results_back(shown, scene, tmp_path):
@@ -153,18 +153,18 @@ def test_a_saved_scene_brings_its_results_back(shown, scene, tmp_path):
     results.hidden(scene, result, "vtkMRMLScalarVolumeNode", "helper")
     package = tmp_path / "scene.mrb"
     assert scene.WriteToMRB(str(package))
-    number, report = result.number, result.report
+    identifier, report = result.identifier, result.report
     scene.Clear(True)
-    assert result.get("warped") is None and results.numbers(scene) == []
+    assert result.get("warped") is None and results.identifiers(scene) == []
     assert scene.ReadFromMRB(str(package))
-    found = results.find(scene, number)
+    found = results.find(scene, identifier)
     assert {role: node.GetName() for role, node in found.nodes.items()} == kept
     assert found.report == report and found.verdict == result.verdict
     np.testing.assert_array_equal(volumes.values_of(found.nodes["warped"]), warped)
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
     assert hierarchy.GetItemName(found.folder) == "moving to fixed"
     results.remove(scene, found)
-    assert results.numbers(scene) == []
+    assert results.identifiers(scene) == []
 
 
 def test_what_the_user_removed_is_named_when_it_is_needed(shown, scene):
@@ -181,13 +181,13 @@ def test_without_its_folder_a_result_still_works(shown, scene):
     _, result = shown
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
     hierarchy.RemoveItem(result.folder, False, False)
-    found = results.find(scene, result.number)
+    found = results.find(scene, result.identifier)
     assert found.folder == 0 and found.nodes == result.nodes
     extra = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
     results.adopt(found, "extra", extra)
     assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(extra)) == hierarchy.GetSceneItemID()
     results.remove(scene, found)
-    assert results.numbers(scene) == []
+    assert results.identifiers(scene) == []
 
 
 def test_a_folder_that_outlived_its_result_is_left_alone(scene, add, images, answer):

@@ -104,7 +104,11 @@ def test_cancel_before_anything_was_sent(worker, scene, pair, left):
     (folder,) = left()
     assert folder.stat().st_mode & 0o077 == 0  # patients' images, for this user's eyes only
     run.cancel()
-    assert isinstance(run.error, Canceled) and run.poll() and left() == []
+    assert isinstance(run.error, Canceled) and run.poll()
+    end = time.monotonic() + PATIENCE
+    while left() and time.monotonic() < end:  # what is being written goes as soon as it has been
+        time.sleep(0.01)
+    assert left() == []
 
 
 def test_a_killed_worker_is_an_error_and_the_next_run_works(worker, scene, pair, left):

@@ -26,9 +26,13 @@ def bundle(tmp_path):
     return folder
 
 
-def rename(folder: Path, name: str) -> None:
+def change(folder: Path, **entries) -> None:
     manifest = json.loads((folder / "model.json").read_text())
-    (folder / "model.json").write_text(json.dumps({**manifest, "name": name}))
+    (folder / "model.json").write_text(json.dumps({**manifest, **entries}))
+
+
+def rename(folder: Path, name: str) -> None:
+    change(folder, name=name)
 
 
 def names() -> set[str]:
@@ -64,7 +68,13 @@ def test_what_ships_is_neither_replaced_nor_removed(home, bundle):
         (lambda folder: (folder / "weights.safetensors").unlink(), "is no model bundle"),
         (lambda folder: (folder / "model.json").write_text("{}"), "lacks name"),
         (lambda folder: (folder / "model.json").write_text("["), "is no model bundle"),
-        (lambda folder: rename(folder, "../../evil"), "cannot be the name"),
+        (lambda folder: rename(folder, "../../evil"), "is not valid"),
+        (lambda folder: change(folder, labels=5), "is not valid"),
+        (lambda folder: change(folder, domain=None), "is not valid"),
+        (lambda folder: change(folder, domain={}), "is not valid"),
+        (lambda folder: change(folder, title=7), "is not valid"),
+        (lambda folder: change(folder, description=[1]), "is not valid"),
+        (lambda folder: change(folder, preprocessing={}), "is not valid"),
     ],
 )
 def test_what_is_no_whole_bundle_is_refused_and_leaves_nothing(home, bundle, spoil, message):
@@ -72,3 +82,14 @@ def test_what_is_no_whole_bundle_is_refused_and_leaves_nothing(home, bundle, spo
     with pytest.raises(ModelError, match=message):
         catalog.install(bundle)
     assert not home.exists()
+
+
+def test_what_lies_in_a_folder_of_models_and_is_none_is_left_out(home, tmp_path, monkeypatch):
+    before = names()
+    for name, text in (("a", '{"name": "x"}'), ("b", "["), ("c", "7")):
+        (tmp_path / "models" / name).mkdir(parents=True)
+        (tmp_path / "models" / name / "model.json").write_text(text)
+    monkeypatch.setenv(catalog.FOLDERS_VARIABLE, str(tmp_path / "models"))
+    assert names() == before
+    monkeypatch.setenv(catalog.HOME_VARIABLE, "a" * 5000)
+    assert names() == before

@@ -72,6 +72,22 @@ def test_points_return_from_the_moving_space(deformation, oblique):
     assert np.linalg.norm(there - inner, axis=1).min() > 1
 
 
+def test_points_that_leave_the_lattice_return_too(oblique, affine):
+    """A breath moves the diaphragm out of the field of view; the way back has to know where it came from."""
+    k, j, i = torch.meshgrid(*(torch.arange(float(n)) for n in oblique.shape), indexing="ij")
+    u = torch.stack([2 + 0.1 * k, -0.2 * j, 1.5 + 0.05 * i], 0)[None]  # 2 to 4 voxels beyond the last slice
+    inverse = torch.zeros_like(u)
+    deformation = Deformation(oblique, u, inverse, affine).inverted()
+    centers = oblique.to_world(np.indices(oblique.shape)[::-1].reshape(3, -1).T)
+    there = deformation.to_moving(centers)
+    back = np.linalg.inv(affine)
+    left = ~oblique.contains(there @ back[:3, :3].T + back[:3, 3])
+    assert 0.1 < left.mean() < 0.9
+    np.testing.assert_allclose(deformation.to_fixed(there), centers, atol=0.1)
+    itk = deformation.to_itk(inverse=True)
+    np.testing.assert_allclose([itk.TransformPoint(p) for p in there[left][:50].tolist()], centers[left][:50], atol=0.1)
+
+
 def test_vectors_are_what_voxels_move_by(deformation, oblique):
     centers = oblique.to_world(np.indices(oblique.shape)[::-1].reshape(3, -1).T)
     expected = deformation.to_moving(centers) - centers

@@ -160,7 +160,12 @@ def test_models_are_searched_grouped_and_described(widget):
         return [box.itemData(i) for i in range(box.count) if box.itemData(i)]
 
     everything = names()
-    assert {"generic", "symmetric-hippocampus"} <= set(everything) and box.count > len(everything)  # separators
+    groups = [i for i in range(box.count) if not box.itemData(i)]
+    assert {"generic", "symmetric-hippocampus"} <= set(everything) and len(groups) > 1
+    assert any("hippocampus" in box.itemText(i) for i in groups)
+    box.setCurrentIndex(groups[-1])  # a heading stands for the first of its group
+    assert widget._parameterNode.model == box.itemData(groups[-1] + 1)
+    widget._parameterNode.model = "generic"
     search.text = "mri HEAD"
     assert "symmetric-hippocampus" in names()
     search.text = "no such thing"
@@ -237,7 +242,7 @@ def test_from_click_to_result(scene, panel, run, click, wait, monkeypatch):
 
 
 def test_how_it_is_shown_follows_the_parameters(scene, panel, run, click):
-    from JointRegSegGui.parameters import Comparison, Deformation, Segmentations
+    from JointRegSegGui.parameters import Comparison, Deformation
     from JointRegSegLib.scene import layout
 
     run()
@@ -248,12 +253,15 @@ def test_how_it_is_shown_follows_the_parameters(scene, panel, run, click):
     parameters.comparison = Comparison.DIFFERENCE
     assert compared.GetBackgroundVolumeID() == result.get("difference").GetID()
     panel.ui.blendSlider.value = 0.25
-    assert compared.GetForegroundOpacity() == pytest.approx(0.25)
+    assert compared.GetForegroundOpacity() == pytest.approx(0.25) and parameters.comparison is Comparison.BLEND
     assert compared.GetForegroundVolumeID() == result.get("warped").GetID()
-    click(panel.ui.flickerButton)
-    first = compared.GetForegroundOpacity()
-    click(panel.ui.flickerButton)
-    assert {first, compared.GetForegroundOpacity()} == {0.0, 1.0}
+    click(panel.ui.layoutButton)
+    assert compared.GetForegroundOpacity() == pytest.approx(0.25)  # the view and the slider say the same
+    shown = []
+    for _ in "12":
+        click(panel.ui.flickerButton)
+        shown.append((compared.GetForegroundOpacity(), panel.ui.blendSlider.value))
+    assert shown == [(1, 1), (0, 0)]
     display = result.get("transform").GetDisplayNode()
     assert display.GetVisibility2D() and display.GetVisualizationMode() == display.VIS_MODE_GRID
     parameters.deformationMode = Deformation.GLYPHS
@@ -266,12 +274,14 @@ def test_how_it_is_shown_follows_the_parameters(scene, panel, run, click):
     deformed = layout.composite(scene, layout.DEFORMATION)
     assert deformed.GetForegroundVolumeID() == result.get("jacobian").GetID()
     panel.ui.playSlider.value = 50
-    assert layout.composite(scene, layout.WARPED).GetBackgroundVolumeID() == result.get("played").GetID()
+    moved = layout.composite(scene, layout.WARPED)
+    assert moved.GetBackgroundVolumeID() == result.get("played").GetID()
+    click(panel.ui.layoutButton)
+    assert moved.GetBackgroundVolumeID() == result.get("played").GetID()  # still halfway, as the slider says
     panel.ui.playSlider.value = 100
-    assert layout.composite(scene, layout.WARPED).GetBackgroundVolumeID() == result.get("warped").GetID()
-    panel.ui.showAgreementCheckBox.checked = True  # `generic` segments nothing: said, not raised
-    assert "agreement" in panel.ui.statusLabel.text
-    parameters.segmentationDisplay = Segmentations.FILL
+    assert moved.GetBackgroundVolumeID() == result.get("warped").GetID()
+    # `generic` segments nothing: there is nothing to switch on.
+    assert not panel.ui.showAgreementCheckBox.enabled and not panel.ui.segmentationDisplaySelector.enabled
     scene.RemoveNode(result.nodes["warped"])
     click(panel.ui.layoutButton)
     assert "no warped" in panel.ui.statusLabel.text
@@ -306,10 +316,12 @@ def test_run_again_beside_or_in_place_of_the_last(scene, panel, run):
 
 
 def test_only_what_is_wanted(panel, run):
+    panel.ui.fillMissingCheckBox.checked = True
     for box in ("inverse", "segmentations", "jacobian", "agreement"):
         getattr(panel.ui, f"{box}CheckBox").checked = False
     run()
     assert {"inverse", "jacobian"}.isdisjoint(panel.show.result.nodes)
+    assert panel.show.result.report["settings"]["fill"] == 0
 
 
 def test_an_error_is_a_sentence_and_the_next_click_works(scene, panel, run, pair):
@@ -419,6 +431,10 @@ def test_a_saved_scene_reopens_as_it_was(scene, panel, run, tmp_path):
     scene.SetSceneXMLString(text)
     scene.Import()
     assert panel._parameterNode.refineSteps == 77 and panel.show.result.nodes["warped"].GetName() == warped
+    assert panel.ui.verdictLabel.text == verdict and panel.ui.reportButton.enabled
+    panel.logic.close()  # as in another session: nobody can draw the pictures any more
+    panel.exit()
+    panel.enter()
     assert panel.ui.verdictLabel.text == verdict and not panel.ui.reportButton.enabled
 
 
@@ -435,6 +451,15 @@ def test_a_run_goes_on_while_another_module_is_open(scene, panel, click, wait):
     wait(lambda: panel._run is None, 120)
     panel.enter()
     assert panel.show.result is not None and "GREEN" in panel.ui.verdictLabel.text
+    assert panel.ui.reportButton.enabled
+
+
+def test_a_script_runs_beside_the_panel(panel, pair, click, wait):
+    """A script gets the panel's own logic; both come to their results, and the report is still to be had."""
+    click(panel.ui.applyButton)
+    result = panel.logic.registerAndSegment(*pair, working_size=32)
+    wait(lambda: not running(panel), 60)
+    assert panel.show.result.nodes["warped"] is not result.nodes["warped"]
 
 
 def test_missing_packages_are_offered(panel, click, monkeypatch):

@@ -10,7 +10,7 @@ import slicer
 from . import compare, volumes
 from .results import SceneResult
 
-Comparison = Literal["checkerboard", "difference"]
+Comparison = Literal["checkerboard", "difference", "blend"]
 
 #: Layout of this module among those of Slicer, which are numbered below 1000.
 LAYOUT = 7310
@@ -47,10 +47,11 @@ def show(
         If the warped volume is not in the scene anymore, or a volume holds no image.
     """
     warped = result.need("warped")
-    compared = getattr(compare, comparison)(result, fixed)
-    for tag, volume in ((FIXED, fixed), (WARPED, warped), (COMPARISON, compared), (DEFORMATION, warped)):
+    for tag, volume in ((FIXED, fixed), (WARPED, warped), (DEFORMATION, warped)):
         slice_node(scene, tag)
         background(scene, tag, volume)
+    slice_node(scene, COMPARISON)
+    show_comparison(scene, result, fixed, comparison)
     fit(scene, fixed, result.get("fixed_segmentation"))
     layout = _layout_node(scene)
     if layout.IsLayoutDescription(LAYOUT):
@@ -58,6 +59,34 @@ def show(
     else:
         layout.AddLayoutDescription(LAYOUT, description())
     layout.SetViewArrangement(LAYOUT)
+
+
+def show_comparison(
+    scene: slicer.vtkMRMLScene,
+    result: SceneResult,
+    fixed: slicer.vtkMRMLScalarVolumeNode,
+    comparison: Comparison,
+    fraction: float = 0.5,
+) -> None:
+    """Compare fixed and warped image in the comparison view.
+
+    Parameters
+    ----------
+    fraction : float
+        Of the warped image in a blend: 0 shows the fixed one, 1 the warped one.
+
+    Raises
+    ------
+    InputError
+        If the warped volume is not in the scene anymore, or a volume holds no image.
+    """
+    if comparison != "blend":
+        background(scene, COMPARISON, getattr(compare, comparison)(result, fixed))
+        return
+    node = composite(scene, COMPARISON)
+    node.SetBackgroundVolumeID(fixed.GetID())
+    node.SetForegroundVolumeID(result.need("warped").GetID())
+    node.SetForegroundOpacity(float(np.clip(fraction, 0, 1)))
 
 
 def description() -> str:
@@ -102,20 +131,6 @@ def fit(
         node.GetSliceToRAS().DeepCopy(volumes.to_vtk(matrix))
         node.SetFieldOfView(pixel * width, pixel * height, step)
         node.UpdateMatrices()
-
-
-def blend(scene: slicer.vtkMRMLScene, fraction: float) -> None:
-    """Lay the warped image over the fixed one in the comparison view: 0 shows the fixed one, 1 the warped one."""
-    node = composite(scene, COMPARISON)
-    node.SetBackgroundVolumeID(composite(scene, FIXED).GetBackgroundVolumeID())
-    node.SetForegroundVolumeID(composite(scene, WARPED).GetBackgroundVolumeID())
-    node.SetForegroundOpacity(float(np.clip(fraction, 0, 1)))
-
-
-def flicker(scene: slicer.vtkMRMLScene) -> None:
-    """Change the comparison view from the fixed to the warped image, or back."""
-    node = composite(scene, COMPARISON)
-    blend(scene, 0.0 if node.GetForegroundVolumeID() and node.GetForegroundOpacity() > 0.5 else 1.0)
 
 
 def background(scene: slicer.vtkMRMLScene, tag: str, volume: slicer.vtkMRMLVolumeNode | None) -> None:

@@ -16,6 +16,7 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 from ..errors import InputError
 from . import volumes
 from .results import SceneResult, hidden
+from .segments import mask_of
 
 #: Over how many mm around the segment the deformation fades out.
 FADE = 3.0
@@ -59,17 +60,12 @@ def _points(grid: slicer.vtkOrientedGridTransform) -> np.ndarray:
 
 def _share(segmentation: slicer.vtkMRMLSegmentationNode, identifier: str, points: np.ndarray) -> np.ndarray:
     """(n,) 1 in the segment, 0 farther than `FADE` from it, at RAS points (n, 3)."""
-    mask = slicer.vtkOrientedImageData()
     segment = segmentation.GetSegmentation().GetSegment(identifier)
-    found = segment is not None and segmentation.GetBinaryLabelmapRepresentation(identifier, mask)
-    if not found or mask.IsEmpty() or mask.GetScalarRange()[1] == 0:
+    mask = mask_of(segmentation, identifier) if segment is not None else None
+    if mask is None:
         raise InputError(f"'{segmentation.GetName()}': has nothing in the chosen segment; choose another one")
-    shape = tuple(reversed(mask.GetDimensions()))
-    inside = (vtk_to_numpy(mask.GetPointData().GetScalars()).reshape(shape) > 0).astype(np.uint8)
-    matrix = vtk.vtkMatrix4x4()
-    mask.GetImageToWorldMatrix(matrix)
-    affine = volumes.to_numpy(matrix)
-    affine[:3, 3] += affine[:3, :3] @ mask.GetExtent()[::2]
+    inside = sitk.GetArrayFromImage(mask)
+    affine = volumes.FLIP @ volumes.image_affine(mask)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     border = np.ceil(FADE / spacing).astype(int) + 1  # a segment's own image may end where it does
     inside = np.pad(inside, [(int(n), int(n)) for n in border[::-1]])

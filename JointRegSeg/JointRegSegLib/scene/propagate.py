@@ -9,8 +9,8 @@ import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
 from ..errors import InputError
-from . import volumes
-from .results import FIXED_REFERENCE
+from . import segments, volumes
+from .results import FIXED_REFERENCE, SceneResult
 
 #: Points, models and segmentations: whatever Slicer can push through a transform.
 _POINTWISE = ("vtkMRMLMarkupsNode", "vtkMRMLModelNode")
@@ -19,31 +19,37 @@ _POINTWISE = ("vtkMRMLMarkupsNode", "vtkMRMLModelNode")
 def carry(
     scene: slicer.vtkMRMLScene,
     node: slicer.vtkMRMLNode,
-    transform: slicer.vtkMRMLTransformNode,
-    inverse: slicer.vtkMRMLTransformNode,
+    result: SceneResult,
+    backward: bool = False,
 ) -> slicer.vtkMRMLNode:
     """A copy of ``node`` where it lies on the other side; the node itself stays.
 
     Parameters
     ----------
     node : volume, segmentation, markups or model node
-        In the space that ``transform`` brings to the other one; seen under its own parent transform.
-    transform, inverse : vtkMRMLTransformNode
-        From a result: ('transform', 'inverse') carry from moving to fixed, ('inverse', 'transform') back.
+        In the space of the moving volume, or with ``backward`` of the fixed one; seen under its own parent transform.
+    result : SceneResult
+        Whose transforms are used: images go by the one that leads where they come from, points by the other.
+    backward : bool
+        Carry from fixed to moving space.
 
     Raises
     ------
     InputError
-        If such a node cannot be carried.
+        If such a node cannot be carried, or the transform that it takes was not made or was removed.
     """
-    reference = transform.GetNodeReference(FIXED_REFERENCE)
+    images, points = ("inverse", "transform") if backward else ("transform", "inverse")
     name = scene.GenerateUniqueName(f"{node.GetName()} carried")
-    if node.IsA("vtkMRMLVolumeNode"):
-        return _volume(scene, node, transform, reference, name)
-    if node.IsA("vtkMRMLSegmentationNode"):
-        return _segmentation(scene, node, transform, reference, name)
     if any(node.IsA(kind) for kind in _POINTWISE):
-        return _points(scene, node, inverse, name)
+        return _points(scene, node, result.need(points), name)
+    if node.IsA("vtkMRMLVolumeNode") or node.IsA("vtkMRMLSegmentationNode"):
+        transform = result.need(images)
+        reference = transform.GetNodeReference(FIXED_REFERENCE)
+        if reference is None:
+            side = "moving" if backward else "fixed"
+            raise InputError(f"the {side} volume, whose lattice is needed, is not in the scene any more; load it again")
+        carry_image = _volume if node.IsA("vtkMRMLVolumeNode") else _segmentation
+        return carry_image(scene, node, transform, reference, name)
     raise InputError(f"'{node.GetName()}' cannot be carried over; choose a volume, segmentation, markups or a model")
 
 
@@ -98,18 +104,10 @@ def _segmentation(
     source = node.GetSegmentation()
     for i in range(source.GetNumberOfSegments()):
         identifier, segment = source.GetNthSegmentID(i), source.GetNthSegment(i)
-        mask = slicer.vtkOrientedImageData()
-        if not node.GetBinaryLabelmapRepresentation(identifier, mask) or mask.IsEmpty():
+        mask = segments.mask_of(node, identifier)
+        if mask is None:
             continue
-        here = vtk.vtkMatrix4x4()
-        mask.GetImageToWorldMatrix(here)
-        extent = mask.GetExtent()
-        affine = volumes.FLIP @ volumes.to_numpy(here)
-        affine[:3, 3] += affine[:3, :3] @ [extent[0], extent[2], extent[4]]
-        shape = [extent[2 * a + 1] - extent[2 * a] + 1 for a in (2, 1, 0)]
-        values = (vtk_to_numpy(mask.GetPointData().GetScalars()).reshape(shape) > 0).astype(np.uint8)
-        image = volumes.to_image(values, affine)
-        carried = sitk.GetArrayFromImage(sitk.Resample(image, target, to_moving, sitk.sitkNearestNeighbor, 0.0))
+        carried = sitk.GetArrayFromImage(sitk.Resample(mask, target, to_moving, sitk.sitkNearestNeighbor, 0.0))
         data = slicer.vtkOrientedImageData()
         data.SetDimensions(*target.GetSize())
         data.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)

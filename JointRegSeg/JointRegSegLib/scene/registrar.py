@@ -14,7 +14,7 @@ import slicer
 from .. import catalog, memory
 from ..client import Worker, WorkerError
 from ..errors import InputError
-from . import requirements, results, runs, sequences
+from . import requirements, results, runs, sequences, volumes
 
 #: A lattice side that `generic` takes by default.
 WORKING_SIZE = 112
@@ -137,6 +137,8 @@ class Registrar:
             If it is no sequence of volumes. What goes wrong with a single frame is in the result's ``failures``.
         """
 
+        volumes.voxels_of(fixedNode, "fixed volume")
+
         def register(frame: slicer.vtkMRMLScalarVolumeNode) -> results.SceneResult:
             return self.registerAndSegment(fixedNode, frame, model, refine, outputs=(), **options)
 
@@ -225,8 +227,12 @@ def outside_domain(node: slicer.vtkMRMLScalarVolumeNode, role: str, entry: dict)
 
 
 def _table(rows: Sequence[Mapping[str, str]], path: Path) -> Path:
+    if not isinstance(rows, Sequence) or not all(isinstance(row, Mapping) for row in rows):
+        raise InputError("cases are a CSV file, or a list of dictionaries of files by column ('fixed', 'moving', …)")
     if not rows:
         raise InputError("the list of cases is empty")
+    if not all(isinstance(value, str | Path) for row in rows for value in row.values() if value is not None):
+        raise InputError("cases name files; to register volume nodes call registerAndSegment")
     columns = list(dict.fromkeys(key for row in rows for key in row))
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, columns)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from vtk.util.numpy_support import get_vtk_array_type, vtk_to_numpy
 from ..errors import InputError
 from . import volumes
 
-#: Marks nodes and folders as this module's own; the value is the result's number.
+#: Marks nodes and folders as this module's own; the value is the result's identifier.
 ATTRIBUTE = "JointRegSeg.Result"
 #: What a node is in its result; by it a result is found again in a scene that was saved.
 ROLE = "JointRegSeg.Role"
@@ -38,14 +40,14 @@ class SceneResult:
         Item of the subject hierarchy, 0 where a user removed it.
     report : dict
         As in ``report.json``; empty where a user removed its node from a scene that was saved.
-    number : int
+    identifier : str
         By which `find` finds it.
     """
 
     nodes: dict[str, Any] = field(default_factory=dict)
     folder: int = 0
     report: dict[str, Any] = field(default_factory=dict)
-    number: int = 0
+    identifier: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @property
     def verdict(self) -> str:
@@ -106,10 +108,12 @@ def put(
             maps = images["fixed_segmentation"], images["warped_segmentation"]
             out.nodes["agreement"], out.nodes["agreement_colors"] = _agreement(scene, *maps, f"{named}, agreement")
         out.nodes["provenance"] = _text(scene, event["report"], f"{named}, provenance")
-        out.number = _next_number(scene)
-        out.folder = _folder(scene, named, moving, out.number)
+        out.folder = _folder(scene, named, moving, out.identifier)
         for role, node in out.nodes.items():
             adopt(out, role, node)
+    except BaseException:
+        remove(scene, out)
+        raise
     finally:
         scene.EndState(slicer.vtkMRMLScene.BatchProcessState)
     return out
@@ -127,7 +131,7 @@ def remove(scene: slicer.vtkMRMLScene, result: SceneResult) -> None:
     for role in list(result.nodes):
         discard(result, role)
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
-    folder = _find_folder(hierarchy, result.number)
+    folder = _find_folder(hierarchy, result.identifier)
     if folder and not hierarchy.GetNumberOfItemChildren(folder):
         hierarchy.RemoveItem(folder)
 
@@ -160,13 +164,13 @@ def _belongings(node: slicer.vtkMRMLNode) -> list[slicer.vtkMRMLNode]:
 def adopt(result: SceneResult, role: str, node: slicer.vtkMRMLNode) -> None:
     """Make a node part of a result: found again with it, removed with it, and in its folder unless it is hidden."""
     result.nodes[role] = node
-    node.SetAttribute(ATTRIBUTE, str(result.number))
+    node.SetAttribute(ATTRIBUTE, result.identifier)
     node.SetAttribute(ROLE, role)
     if node.GetHideFromEditors() or node.IsA("vtkMRMLColorNode"):
         return
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(node.GetScene())
     item = hierarchy.GetItemByDataNode(node)
-    folder = _find_folder(hierarchy, result.number) or hierarchy.GetSceneItemID()  # users remove folders too
+    folder = _find_folder(hierarchy, result.identifier) or hierarchy.GetSceneItemID()  # users remove folders too
     if item == hierarchy.GetInvalidItemID():  # without the application's plugins nobody has made it
         item = hierarchy.CreateItem(folder, node)
     hierarchy.SetItemParent(item, folder)
@@ -184,33 +188,35 @@ def hidden(scene: slicer.vtkMRMLScene, result: SceneResult, kind: str, role: str
     return result.nodes[role]
 
 
-def numbers(scene: slicer.vtkMRMLScene) -> list[int]:
+def identifiers(scene: slicer.vtkMRMLScene) -> list[str]:
     """Of the results in a scene, oldest first."""
     found = (scene.GetNthNode(i).GetAttribute(ATTRIBUTE) for i in range(scene.GetNumberOfNodes()))
-    return sorted({int(value) for value in found if value})
+    return list(dict.fromkeys(value for value in found if value))
 
 
-def find(scene: slicer.vtkMRMLScene, number: int) -> SceneResult | None:
-    """A result of `numbers`, as after a scene was saved and opened again; None if nothing of it is there."""
-    out = SceneResult(number=number)
+def find(scene: slicer.vtkMRMLScene, identifier: str) -> SceneResult | None:
+    """A result of `identifiers`, as after a scene was saved and opened again; None if nothing of it is there."""
+    out = SceneResult(identifier=identifier)
     for i in range(scene.GetNumberOfNodes()):
         node = scene.GetNthNode(i)
-        if node.GetAttribute(ATTRIBUTE) == str(number) and node.GetAttribute(ROLE):
-            out.nodes[node.GetAttribute(ROLE)] = node
+        if identifier and node.GetAttribute(ATTRIBUTE) == identifier and node.GetAttribute(ROLE):
+            out.nodes.setdefault(node.GetAttribute(ROLE), node)  # the same scene imported twice has it twice
     if not out.nodes:
         return None
     if out.get("provenance") is not None:
-        out.report = json.loads(out.nodes["provenance"].GetText())
+        with contextlib.suppress(ValueError):  # users can edit it
+            out.report = json.loads(out.nodes["provenance"].GetText())
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
-    out.folder = _find_folder(hierarchy, number)
+    out.folder = _find_folder(hierarchy, identifier)
     return out
 
 
 def _volume(
     scene: slicer.vtkMRMLScene, path: Path, name: str, like: slicer.vtkMRMLVolumeNode | None = None
 ) -> slicer.vtkMRMLScalarVolumeNode:
+    image = sitk.ReadImage(str(path))
     node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", scene.GenerateUniqueName(name))
-    volumes.fill(node, sitk.ReadImage(str(path)))
+    volumes.fill(node, image)
     node.CreateDefaultDisplayNodes()
     display = like.GetDisplayNode() if like is not None else None
     if display is not None:
@@ -229,8 +235,9 @@ def _transform(
 
     Stored from parent, as all files and other programs have it.
     """
+    grid = volumes.grid_transform(sitk.ReadImage(str(path)))
     node = scene.AddNewNodeByClass("vtkMRMLGridTransformNode", scene.GenerateUniqueName(name))
-    node.SetAndObserveTransformFromParent(volumes.grid_transform(sitk.ReadImage(str(path))))
+    node.SetAndObserveTransformFromParent(grid)
     node.SetNodeReferenceID(FIXED_REFERENCE, target.GetID())
     node.SetNodeReferenceID(MOVING_REFERENCE, source.GetID())
     return node
@@ -307,30 +314,21 @@ def _text(scene: slicer.vtkMRMLScene, report: dict[str, Any], name: str) -> slic
     return node
 
 
-def _folder(scene: slicer.vtkMRMLScene, name: str, moving: slicer.vtkMRMLVolumeNode, number: int) -> int:
+def _folder(scene: slicer.vtkMRMLScene, name: str, moving: slicer.vtkMRMLVolumeNode, identifier: str) -> int:
     """A folder beside the moving volume."""
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
     item = hierarchy.GetItemByDataNode(moving)
     parent = hierarchy.GetItemParent(item) if item != hierarchy.GetInvalidItemID() else hierarchy.GetSceneItemID()
     folder = hierarchy.CreateFolderItem(parent, hierarchy.GenerateUniqueItemName(name))
-    hierarchy.SetItemAttribute(folder, ATTRIBUTE, str(number))
+    hierarchy.SetItemAttribute(folder, ATTRIBUTE, identifier)
     return folder
 
 
-def _next_number(scene: slicer.vtkMRMLScene) -> int:
-    """Of no result, and of no folder that outlived its result."""
-    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
-    number = max(numbers(scene), default=0) + 1
-    while _find_folder(hierarchy, number):
-        number += 1
-    return number
-
-
-def _find_folder(hierarchy: slicer.vtkMRMLSubjectHierarchyNode, number: int) -> int:
+def _find_folder(hierarchy: slicer.vtkMRMLSubjectHierarchyNode, identifier: str) -> int:
     """The folder of a result, 0 if there is none; asking for one that is gone would print errors."""
     items = vtk.vtkIdList()
     hierarchy.GetItemChildren(hierarchy.GetSceneItemID(), items, True)
     for item in (items.GetId(i) for i in range(items.GetNumberOfIds())):
-        if hierarchy.GetItemAttribute(item, ATTRIBUTE) == str(number):
+        if hierarchy.GetItemAttribute(item, ATTRIBUTE) == identifier:
             return item
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import tempfile
 import threading
@@ -16,7 +15,7 @@ import SimpleITK as sitk
 import slicer
 
 from ..client import Event, Worker, error_of
-from ..errors import Canceled, InputError, JointRegSegError
+from ..errors import Canceled, InputError, JointRegSegError, OutputError
 from . import check, results, volumes
 
 #: Share of a run that has to have passed before the rest is guessed from it.
@@ -43,8 +42,20 @@ CHOICES = {
 }
 
 
+#: Of `pipeline.register_and_segment` that a run may set.
+OPTIONS = {"model", "refine", "similarity", "align", "fill", "working_size", "device_name", "seed"}
+
+
 def points_of(node: slicer.vtkMRMLMarkupsNode) -> list[list[float]]:
-    """Control points of a markups node where they are seen, LPS mm."""
+    """Control points of a markups node where they are seen, LPS mm.
+
+    Raises
+    ------
+    InputError
+        If it is no markups node, or has no points.
+    """
+    if not (hasattr(node, "IsA") and node.IsA("vtkMRMLMarkupsNode")) or node.GetNumberOfControlPoints() == 0:
+        raise InputError("points are markups nodes with at least one point; place points, or leave them out")
     out, place = [], [0.0] * 3
     for i in range(node.GetNumberOfControlPoints()):
         node.GetNthControlPointPositionWorld(i, place)
@@ -99,6 +110,13 @@ class Run:
     ) -> None:
         if fixed is not None and fixed is moving:
             raise InputError("fixed and moving volume are the same; choose two")
+        if unknown := set(outputs) - set(CHOICES):
+            raise InputError(f"unknown output '{min(unknown)}'; choose of {', '.join(CHOICES)}")
+        for given in (labels or {}), (points or {}):
+            if unknown := set(given) - {"fixed", "moving"}:
+                raise InputError(f"labels and points are given by 'fixed' and 'moving', not by '{min(unknown)}'")
+        if unknown := set(options) - OPTIONS:
+            raise InputError(f"unknown option '{min(unknown)}'; known: {', '.join(sorted(OPTIONS))}")
         sources = {side: (node, f"{side} volume") for side, node in (("fixed", fixed), ("moving", moving))}
         sources |= {f"{side}_labels": (node, f"{side} labels") for side, node in (labels or {}).items()}
         voxels = {name: volumes.voxels_of(*source) for name, source in sources.items()}
@@ -112,10 +130,11 @@ class Run:
         self._points = {f"{side}_points": points_of(node) for side, node in (points or {}).items()}
         self._images: dict[str, sitk.Image] = {}
         self._began = time.monotonic()
-        self._folder = Path(tempfile.mkdtemp(prefix="jointregseg-"))
+        self._folder = _folder()
         self._number: int | None = None
         self._names = {name: f"{name}.nrrd" for name in voxels}
         self._problem: Exception | None = None
+        self._lock, self._written, self._abandoned = threading.Lock(), False, False
         # Large volumes take a second to copy and write, for which no window should freeze; the thread sees no node.
         self._writer = threading.Thread(target=self._write, args=(voxels,), daemon=True)
         self._writer.start()
@@ -125,8 +144,12 @@ class Run:
             for name, (values, affine) in voxels.items():
                 self._images[name] = volumes.to_image(values, affine)
                 sitk.WriteImage(self._images[name], str(self._folder / self._names[name]), useCompression=False)
-        except RuntimeError as error:
+        except (RuntimeError, OSError, MemoryError) as error:
             self._problem = error
+        with self._lock:
+            self._written = True
+            if self._abandoned:
+                self._remove_folder()
 
     @property
     def done(self) -> bool:
@@ -149,7 +172,10 @@ class Run:
                 return False
             if self._problem is not None:
                 return self._fail(
-                    JointRegSegError(f"the volumes could not be handed over ({self._problem}); check space")
+                    OutputError(
+                        f"the volumes could not be handed over in {self._folder.parent}; free space there or in "
+                        "memory, or name another folder in the environment variable TMPDIR"
+                    )
                 )
             try:
                 self._number = self._worker.submit(
@@ -162,9 +188,8 @@ class Run:
                 )
             except JointRegSegError as error:
                 return self._fail(error)
-        for event in self._worker.events():
-            if event.get("id") == self._number:
-                self._take(event)
+        for event in self._worker.events(self._number):
+            self._take(event)
         return self.done
 
     def _take(self, event: Event) -> None:
@@ -179,9 +204,14 @@ class Run:
             )
         else:
             self.stage, self.fraction = "showing", 1.0
+            try:
+                self.result = self._put(event)
+            except (RuntimeError, OSError, MemoryError) as error:
+                reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+                self._fail(JointRegSegError(f"the result could not be put into the scene ({reason[0]}); run it again"))
+                return
             if self._replaced is not None:
                 results.remove(self._scene, self._replaced)
-            self.result = self._put(event)
             self._clean()
 
     def _put(self, event: Event) -> results.SceneResult:
@@ -200,7 +230,8 @@ class Run:
     def cancel(self) -> None:
         """End it now; the scene is as it was, and the next run works."""
         if not self.done:
-            self._worker.kill()
+            if self._number is not None:
+                self._worker.cancel(self._number)
             self._fail(Canceled())
 
     def wait(self, progress: Callable[[str, float], bool | None] | None = None) -> results.SceneResult:
@@ -221,10 +252,26 @@ class Run:
         return self.result
 
     def _clean(self) -> None:
-        self._writer.join()
+        """Leave no file behind; a large volume that is still being written is not waited for."""
+        with self._lock:
+            self._abandoned = True
+            if self._written:
+                self._remove_folder()
+
+    def _remove_folder(self) -> None:
         self._images.clear()
-        with contextlib.suppress(OSError):
-            shutil.rmtree(self._folder)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _folder() -> Path:
+    """A folder for this user's eyes only."""
+    try:
+        return Path(tempfile.mkdtemp(prefix="jointregseg-"))
+    except OSError as error:
+        raise OutputError(
+            f"no temporary folder can be made ({error.strerror}); free space, or name another folder in the "
+            "environment variable TMPDIR"
+        ) from None
 
 
 def overall(stage: str, fraction: float) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import slicer
 
-from ..errors import InputError, JointRegSegError
+from ..errors import Canceled, InputError, JointRegSegError, ModelError
 from . import results
 
 Register = Callable[[slicer.vtkMRMLScalarVolumeNode], results.SceneResult]
@@ -49,34 +49,53 @@ def register_frames(
     Raises
     ------
     InputError
-        If it holds no volumes.
+        If it is no sequence, or holds no volumes.
     """
+    if not (hasattr(sequence, "IsA") and sequence.IsA("vtkMRMLSequenceNode")):
+        raise InputError("no sequence is chosen; give a sequence node of scalar volumes")
     count = sequence.GetNumberOfDataNodes()
-    if count == 0 or not sequence.GetNthDataNode(0).IsA("vtkMRMLScalarVolumeNode"):
+    if not any(_is_volume(sequence.GetNthDataNode(number)) for number in range(count)):
         raise InputError(f"'{sequence.GetName()}': holds no volumes; choose a sequence of scalar volumes")
     out = SequenceResult(
         _like(scene, sequence, f"{sequence.GetName()} warped"),
         _like(scene, sequence, f"{sequence.GetName()} transforms"),
     )
-    for number in range(count):
-        if progress and progress(number, count) is False:
-            break
-        index = sequence.GetNthIndexValue(number)
-        # A frame lives in a scene of its own within the sequence; a node that shares its voxels stands for it here.
-        frame = scene.AddNewNodeByClass(sequence.GetNthDataNode(number).GetClassName(), f"{sequence.GetName()} {index}")
-        frame.CopyContent(sequence.GetNthDataNode(number))
-        try:
-            result = register(frame)
-            out.warped.SetDataNodeAtValue(result.nodes["warped"], index)
-            out.transforms.SetDataNodeAtValue(result.nodes["transform"], index)
-            out.reports.append(result.report)
-            results.remove(scene, result)
-        except JointRegSegError as error:
-            out.reports.append(None)
-            out.failures[number] = str(error)
-        finally:
-            scene.RemoveNode(frame)
+    try:
+        for number in range(count):
+            if progress and progress(number, count) is False:
+                break
+            index = sequence.GetNthIndexValue(number)
+            if not _is_volume(sequence.GetNthDataNode(number)):
+                out.reports.append(None)
+                out.failures[number] = "the frame is no scalar volume"
+                continue
+            # A frame lives in a scene of its own within the sequence; a node that shares its voxels stands for it here.
+            frame = scene.AddNewNodeByClass(
+                sequence.GetNthDataNode(number).GetClassName(), f"{sequence.GetName()} {index}"
+            )
+            frame.CopyContent(sequence.GetNthDataNode(number))
+            try:
+                result = register(frame)
+                out.warped.SetDataNodeAtValue(result.nodes["warped"], index)
+                out.transforms.SetDataNodeAtValue(result.nodes["transform"], index)
+                out.reports.append(result.report)
+                results.remove(scene, result)
+            except (Canceled, ModelError):
+                raise  # the same for every frame
+            except JointRegSegError as error:
+                out.reports.append(None)
+                out.failures[number] = str(error)
+            finally:
+                scene.RemoveNode(frame)
+    except BaseException:
+        for node in (out.warped, out.transforms):
+            scene.RemoveNode(node)
+        raise
     return out
+
+
+def _is_volume(node: slicer.vtkMRMLNode) -> bool:
+    return node.IsA("vtkMRMLScalarVolumeNode")
 
 
 def _like(scene: slicer.vtkMRMLScene, sequence: slicer.vtkMRMLSequenceNode, name: str) -> slicer.vtkMRMLSequenceNode:

@@ -12,6 +12,10 @@ from ..errors import InputError
 
 #: LPS from RAS and back.
 FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
+#: A smaller spacing (mm) is a mistake.
+SMALLEST_SPACING = 1e-4
+#: Share of its volume that a linear transform leaves to a flattened image.
+FLATTENED = 1e-6
 #: How far the product of direction cosines may be from the identity.
 ORTHONORMAL = 1e-3
 
@@ -67,6 +71,8 @@ def voxels_of(node: slicer.vtkMRMLVolumeNode | None, role: str) -> tuple[np.ndar
     """
     if node is None:
         raise InputError(f"no {role} is chosen")
+    if not (hasattr(node, "IsA") and node.IsA("vtkMRMLVolumeNode")):
+        raise InputError(f"the {role} is no volume node but {type(node).__name__}; choose a scalar volume")
     name = f"{role} '{node.GetName()}'"
     if node.GetImageData() is None or node.GetImageData().GetNumberOfPoints() == 0:
         raise InputError(f"{name}: holds no image; load one into it, or choose another volume")
@@ -76,6 +82,8 @@ def voxels_of(node: slicer.vtkMRMLVolumeNode | None, role: str) -> tuple[np.ndar
     affine, values = affine_of(node), values_of(node)
     parent = node.GetParentTransformNode()
     if parent is not None:
+        if flattens(parent):
+            raise InputError(f"{name}: its transform '{parent.GetName()}' flattens it; correct or remove that")
         moved = _moved(affine, parent)
         if moved is not None:
             affine = moved
@@ -84,9 +92,9 @@ def voxels_of(node: slicer.vtkMRMLVolumeNode | None, role: str) -> tuple[np.ndar
             affine, values = affine_of(hardened), values_of(hardened)
     if not right_angled(affine):
         raise InputError(
-            f"{name}: its axes are not at right angles (gantry tilt, or a sheared acquisition); bring it to a regular "
-            "lattice first, with the module Resample Scalar/Vector/DWI Volume or, after DICOM import, Acquisition "
-            "Transform"
+            f"{name}: its axes are not at right angles (gantry tilt, or a sheared acquisition), or its spacing is next "
+            "to nothing; bring it to a regular lattice first, with the module Resample Scalar/Vector/DWI Volume or, "
+            "after DICOM import, Acquisition Transform"
         )
     return values, affine
 
@@ -94,10 +102,19 @@ def voxels_of(node: slicer.vtkMRMLVolumeNode | None, role: str) -> tuple[np.ndar
 def right_angled(affine: np.ndarray) -> bool:
     """Whether the axes of a voxel → world matrix stand at right angles."""
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    if not np.isfinite(affine).all() or spacing.min() <= 0:
+    if not np.isfinite(affine).all() or spacing.min() < SMALLEST_SPACING:
         return False
     direction = affine[:3, :3] / spacing
     return bool(np.allclose(direction.T @ direction, np.eye(3), atol=ORTHONORMAL))
+
+
+def flattens(transform: slicer.vtkMRMLTransformNode) -> bool:
+    """Whether a transform node is linear and leaves nothing of a volume."""
+    if not transform.IsTransformToWorldLinear():
+        return False
+    matrix = vtk.vtkMatrix4x4()
+    transform.GetMatrixTransformToWorld(matrix)
+    return abs(matrix.Determinant()) < FLATTENED
 
 
 def _moved(affine: np.ndarray, parent: slicer.vtkMRMLTransformNode) -> np.ndarray | None:
