@@ -90,18 +90,32 @@ def by_model(
     }
     with torch.inference_mode():
         answer = network.to(device)(inputs["moving"].to(device), inputs["fixed"].to(device))
+        disagreement = None
+        if answer.backward is not None:
+            disagreement = float(fields.round_trip(answer.there, answer.back, lattice).nanmean())
+        # The affine part joins the one that the images begin with; what is left is a displacement alone.
+        moved = inputs["moving"].to(device)
         forward, backward = answer.forward, answer.backward
-        disagreement = float(fields.round_trip(forward, backward, lattice).nanmean())
+        if answer.affine is not None:
+            matrix = np.vstack([answer.affine[0].double().cpu().numpy(), [0, 0, 0, 1]])
+            initial = partner.array_affine @ matrix @ np.linalg.inv(lattice.array_affine)
+            linear = fields.then_affine(torch.zeros_like(forward), answer.affine)
+            moved, backward = fields.warp(moved, linear), fields.invert(forward)
         probabilities = {
             "fixed": answer.fixed_segmentation.softmax(1) if answer.fixed_segmentation is not None else None,
             "moving": answer.moving_segmentation.softmax(1) if answer.moving_segmentation is not None else None,
         }
+        if probabilities["fixed"] is None and probabilities["moving"] is not None:
+            # A network that segments the moving image alone: the fixed one's is what it carries over.
+            probabilities["fixed"] = fields.warp(probabilities["moving"], answer.there)
     tell(progress, "network", 1.0)
     if refine:
         objective = replace(AFTER_NETWORK, similarity=similarity, **bundle.manifest["refinement"])
         classes = {k: None if v is None else v[:, 1:].clone() for k, v in probabilities.items()}
+        if answer.affine is not None and classes["moving"] is not None:
+            classes["moving"] = fields.warp(classes["moving"], linear)
         forward, backward = from_network(
-            inputs["moving"].to(device)[:, :1],
+            moved[:, :1].clone(),
             inputs["fixed"].to(device)[:, :1],
             forward.clone(),
             backward.clone(),

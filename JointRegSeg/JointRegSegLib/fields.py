@@ -186,6 +186,15 @@ def affine_displacement(matrix: np.ndarray, grid: Grid) -> torch.Tensor:
     return affine_coordinates(voxel - np.eye(4), grid.shape, torch.empty(0))
 
 
+def then_affine(displacement: torch.Tensor, matrix: torch.Tensor | None) -> torch.Tensor:
+    """The displacement of x ↦ A (x + u(x)) for voxel matrices A, (N, 3, 4); u itself without one."""
+    if matrix is None:
+        return displacement
+    x = identity(displacement)
+    moved = torch.einsum("nca,nadhw->ncdhw", matrix[:, :, :3], x + displacement)
+    return moved + matrix[:, :, 3].reshape(-1, 3, 1, 1, 1) - x
+
+
 def decompose(matrix: np.ndarray, center: np.ndarray) -> dict[str, np.ndarray]:
     """What a (4, 4) matrix of LPS points does, about ``center`` (mm).
 

@@ -108,6 +108,26 @@ def gradient_deviation(gradients: torch.Tensor) -> torch.Tensor:
     return (gradients - 0.5).abs().mean()
 
 
+def affine_deviation(matrix: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Mean distance of affine maps from the identity (Estienne et al. 2019, equation 5).
+
+    Parameters
+    ----------
+    matrix : torch.Tensor
+        (N, 3, 4) voxel matrices of a lattice with (D, H, W) ``shape``.
+
+    Returns
+    -------
+    torch.Tensor
+        Mean of the linear part's difference from the identity and of the shift of the lattice's middle, in halves of
+        its sides.
+    """
+    half = torch.tensor([(n - 1) / 2 for n in shape], device=matrix.device)
+    linear = matrix[:, :, :3] - torch.eye(3, device=matrix.device)
+    shift = (linear @ half + matrix[:, :, 3]) / half
+    return torch.cat([linear, shift[:, :, None]], 2).abs().mean()
+
+
 def diffusion(displacement: torch.Tensor, spacing: Sequence[float] = (1, 1, 1)) -> torch.Tensor:
     """Mean squared gradient of a displacement, per voxel unit or with ``spacing`` of D, H, W per mm."""
     total = displacement.new_zeros(())

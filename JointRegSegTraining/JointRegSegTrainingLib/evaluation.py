@@ -23,7 +23,7 @@ def validate(
     for moving_name, fixed_name in pairs:
         moving, fixed = named[moving_name], named[fixed_name]
         out = network(moving.image.to(device), fixed.image.to(device))
-        carried = fields.warp(moving.labels.to(device), out.forward, "nearest")
+        carried = fields.warp(moving.labels.to(device), out.there, "nearest")
         truth = fixed.labels[0, 0].numpy()
         row = {
             "before": _mean(metrics.dice(moving.labels[0, 0].numpy(), truth, labels)),
@@ -31,8 +31,9 @@ def validate(
             "hd95": _mean(metrics.hausdorff95(carried[0, 0].cpu().numpy(), truth, labels)),
             "folded": metrics.folded_share(out.forward[0].cpu().numpy()),
             "spread": metrics.log_jacobian_spread(out.forward[0].cpu().numpy()),
-            "inverse": float(fields.round_trip(out.forward, out.backward).nanmean()),
         }
+        if out.back is not None:
+            row["inverse"] = float(fields.round_trip(out.there, out.back).nanmean())
         if out.fixed_segmentation is not None:
             found = out.fixed_segmentation.argmax(1)[0].cpu().numpy()
             values = np.array([0, *labels])

@@ -1,4 +1,4 @@
-"""Training of the symmetric network: losses of both directions, checkpoints that continue exactly."""
+"""Training: losses of one direction or both, checkpoints that continue exactly."""
 
 from __future__ import annotations
 
@@ -23,11 +23,14 @@ from .cohort import Subject
 
 @dataclass(frozen=True)
 class Weights:
-    """Weight of each term; `similarity`, `overlap` and `gradient` are α, β and γ of Estienne et al. 2020."""
+    """Weight of each term; `similarity`, `overlap` and `gradient` are α, β and γ of Estienne et al. 2020, `error` (mean
+    square), `similarity`, `affine` and `gradient` those of Estienne et al. 2019, equations 4 and 5."""
 
     similarity: float = 1.0
+    error: float = 0.0
     overlap: float = 1.0
     gradient: float = 0.1
+    affine: float = 0.1
     inverse: float = 0.05
     smoothness: float = 0.0
     folding: float = 10.0
@@ -109,26 +112,35 @@ def objective(
     directions count alike.
     """
     n = images.shape[0] // 2
-    fixed_images, fixed_labels = images.roll(n, 0), labels.roll(n, 0)
     out = {name: images.new_zeros(()) for name in asdict(weights)}
     share = 1 / len(prediction.levels)
     for level in prediction.levels:
-        u = level.displacement
+        u, count = level.displacement, len(level.displacement)
         moving, fixed, moving_labels, target = (
-            F.adaptive_avg_pool3d(x, u.shape[2:]) for x in (images, fixed_images, labels, fixed_labels)
+            F.adaptive_avg_pool3d(x[:count], u.shape[2:])
+            for x in (images, images.roll(n, 0), labels, labels.roll(n, 0))
         )
+        total = fields.then_affine(u, level.affine)
         window = 9 if u.shape[2:] == images.shape[2:] else 5
-        out["similarity"] += share * losses.local_correlation(fields.warp(moving, u), fixed, window)
-        out["overlap"] += share * losses.dice(fields.warp(moving_labels, u)[:, 1:], target[:, 1:])
-        out["gradient"] += share * losses.gradient_deviation(level.gradients)
+        warped = fields.warp(moving, total)
+        out["similarity"] += share * losses.local_correlation(warped, fixed, window)
+        out["error"] += share * losses.mse(warped, fixed)
+        out["overlap"] += share * losses.dice(fields.warp(moving_labels, total)[:, 1:], target[:, 1:])
+        if level.gradients is not None:
+            out["gradient"] += share * losses.gradient_deviation(level.gradients)
+        if level.affine is not None:
+            out["affine"] += share * losses.affine_deviation(level.affine, u.shape[2:])
         out["folding"] += share * losses.folding(u)
         out["smoothness"] += share * losses.diffusion(u)
-        out["inverse"] += share * losses.inverse_consistency(u[:n], u[n:])
-    both = torch.cat([prediction.forward, prediction.backward])
-    out["overlap"] = out["overlap"] + losses.dice(fields.warp(labels[:, 1:], both), fixed_labels[:, 1:])
-    if prediction.moving_segmentation is not None:
-        scores = torch.cat([prediction.moving_segmentation, prediction.fixed_segmentation])
-        out["segmentation"] = losses.segmentation(scores, labels)
+        if count > n:
+            out["inverse"] += share * losses.inverse_consistency(total[:n], total[n:])
+    both = [way for way in (prediction.there, prediction.back) if way is not None]
+    count = n * len(both)
+    carried = fields.warp(labels[:count, 1:], torch.cat(both))
+    out["overlap"] = out["overlap"] + losses.dice(carried, labels.roll(n, 0)[:count, 1:])
+    scores = [s for s in (prediction.moving_segmentation, prediction.fixed_segmentation) if s is not None]
+    if scores:
+        out["segmentation"] = losses.segmentation(torch.cat(scores), labels[: n * len(scores)])
     return {name: value * getattr(weights, name) for name, value in out.items()}
 
 

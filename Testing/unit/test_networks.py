@@ -7,6 +7,7 @@ import torch
 from JointRegSegLib import fields, losses
 from JointRegSegLib.networks import NETWORKS, RegistrationNetwork, SymmetricNetwork
 from JointRegSegLib.networks.blocks import Decoder, Encoder, convolutions, zeroed
+from JointRegSegLib.networks.symmetric import SQUARINGS
 from torch import nn
 
 SHAPE = (16, 8, 24)  # three different sides
@@ -26,6 +27,8 @@ VARIANTS = {
     "default": tiny,
     "paper": paper,
     "full resolution": lambda **o: tiny(finest=0, **o),
+    "spatial gradients at every level": lambda **o: tiny(velocity=False, **o),
+    "once": lambda **o: tiny(passes=1, **o),
     "shared encoder only": lambda **o: tiny(joint=False, **o),
     "no segmentation": lambda **o: tiny(joint=False, **{**o, "classes": 0}),
 }
@@ -129,25 +132,53 @@ def test_one_step_leaves_the_identity_for_the_better(build, pair):
 def test_levels_hold_the_fields_and_their_gradients(build, pair):
     network = perturbed(build())
     answer = network(*pair)
-    assert len(answer.levels) == 3 - network.finest
+    scales = (4, 2, 1)[: 3 - network.finest]
+    assert len(answer.levels) == network.passes * len(scales)
     before = None
-    for scale, level in zip((4, 2, 1), answer.levels, strict=False):
+    for scale, level in zip(scales * network.passes, answer.levels, strict=True):
         shape = tuple(n // scale for n in SHAPE)
-        assert level.gradients.shape == level.displacement.shape == (4, 3, *shape)
-        assert level.gradients.min() > 0
-        assert level.gradients.max() < 1
-        expected = fields.integrate_gradients(level.gradients)
-        if before is not None and network.warping:
-            # The new step comes first and leads to where the coarser field is read.
-            expected = fields.compose(fields.resize(before, shape), expected)
-        torch.testing.assert_close(level.displacement, expected)
+        assert level.displacement.shape == (4, 3, *shape)
+        if network.velocity and before is not None:
+            assert level.gradients is None
+        else:
+            assert level.gradients.shape == level.displacement.shape
+            assert level.gradients.min() > 0
+            assert level.gradients.max() < 1
+            expected = fields.integrate_gradients(level.gradients)
+            if before is not None and network.warping:
+                # The new step comes first and leads to where the coarser field is read.
+                expected = fields.compose(fields.resize(before, shape), expected)
+            torch.testing.assert_close(level.displacement, expected)
         before = level.displacement
     torch.testing.assert_close(torch.cat([answer.forward, answer.backward]), fields.resize(before, SHAPE))
 
 
+def test_a_finer_level_adds_an_integrated_velocity(pair):
+    network = perturbed(tiny(passes=1))
+    found = []
+    network.heads["1"].register_forward_hook(lambda module, inputs, output: found.append(output))
+    coarse, fine = network(*pair).levels[:2]
+    step = fields.scale_and_square(found[0], SQUARINGS)
+    assert step.abs().mean() > 0.01
+    torch.testing.assert_close(
+        fine.displacement, fields.compose(fields.resize(coarse.displacement, step.shape[2:]), step)
+    )
+
+
+def test_a_second_pass_corrects_the_first(pair):
+    """With the same weights, on what the first pass has aligned."""
+    once, twice = perturbed(tiny(passes=1)), perturbed(tiny(passes=2))
+    first, second = once(*pair).levels, twice(*pair).levels
+    torch.testing.assert_close(first[-1].displacement, second[len(first) - 1].displacement)
+    assert (second[-1].displacement - first[-1].displacement).abs().max() > 1e-3
+    assert once.state_dict().keys() == twice.state_dict().keys()
+    with pytest.raises(ValueError, match="need warping"):
+        tiny(warping=False)
+
+
 @pytest.mark.parametrize("warping", [True, False])
 def test_finer_levels_compare_what_the_coarser_field_has_aligned(warping, pair):
-    network = perturbed(tiny(joint=False, warping=warping))
+    network = perturbed(tiny(joint=False, warping=warping, velocity=False, passes=1))
     seen = []
     network.blocks["1"].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     coarse = network(*pair).levels[0].displacement

@@ -2,8 +2,9 @@
 
 from .interface import Level, Prediction, RegistrationNetwork
 from .symmetric import SymmetricNetwork
+from .uresnet import UResNet
 
 #: Names that a model's manifest may use.
-NETWORKS: dict[str, type[RegistrationNetwork]] = {"symmetric": SymmetricNetwork}
+NETWORKS: dict[str, type[RegistrationNetwork]] = {"symmetric": SymmetricNetwork, "uresnet": UResNet}
 
-__all__ = ["NETWORKS", "Level", "Prediction", "RegistrationNetwork", "SymmetricNetwork"]
+__all__ = ["NETWORKS", "Level", "Prediction", "RegistrationNetwork", "SymmetricNetwork", "UResNet"]

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from .. import fields
+
 
 @dataclass
 class Prediction:
@@ -19,8 +21,8 @@ class Prediction:
         ``affine`` where there is one.
     backward : torch.Tensor or None
         (N, 3, D, H, W), the other direction.
-    affine : torch.Tensor or None
-        (N, 3, 4) voxel matrix, applied after ``forward``.
+    affine, backward_affine : torch.Tensor or None
+        (N, 3, 4) voxel matrix, applied after ``forward`` (``backward``).
     moving_segmentation, fixed_segmentation : torch.Tensor or None
         (N, K, D, H, W) class scores before softmax, channel 0 the background.
     levels : list of Level
@@ -30,20 +32,34 @@ class Prediction:
     forward: torch.Tensor
     backward: torch.Tensor | None = None
     affine: torch.Tensor | None = None
+    backward_affine: torch.Tensor | None = None
     moving_segmentation: torch.Tensor | None = None
     fixed_segmentation: torch.Tensor | None = None
     levels: list[Level] = field(default_factory=list)
+
+    @property
+    def there(self) -> torch.Tensor:
+        """(N, 3, D, H, W): ``forward`` and ``affine`` in one displacement."""
+        return fields.then_affine(self.forward, self.affine)
+
+    @property
+    def back(self) -> torch.Tensor | None:
+        """(N, 3, D, H, W): the other direction in one displacement, where the network gives it."""
+        return None if self.backward is None else fields.then_affine(self.backward, self.backward_affine)
 
 
 @dataclass
 class Level:
     """One of several estimates: displacements in voxels of their own lattice, and the spatial gradients they came from.
 
-    All are (2 N, 3, d, h, w): first the forward, then the backward direction.
+    ``gradients`` is None where a level estimates a velocity instead. Both are (2 N, 3, d, h, w), first the forward,
+    then the backward direction, or (N, 3, d, h, w) if the network answers in one direction only; ``affine`` is a
+    (…, 3, 4) voxel matrix applied after the displacement, where there is one.
     """
 
     displacement: torch.Tensor
-    gradients: torch.Tensor
+    gradients: torch.Tensor | None
+    affine: torch.Tensor | None = None
 
 
 class RegistrationNetwork(nn.Module):

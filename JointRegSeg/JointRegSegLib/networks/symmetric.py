@@ -7,13 +7,17 @@ The encodings are subtracted at every level, skip connections included. Settled 
 - φ(i) = 2 Σ g - 1 with g = sigmoid(·), heads start at zero, so an untrained network is exactly the identity.
 - Deep supervision: every level of the decoder has a head, and its field is compared at its own resolution.
 
-Three additions, off in the paper's version (``paper=True``):
+Additions, off in the paper's version (``paper=True``):
 
 - *warping*: a finer level first warps the moving encoding with the field of the coarser one, subtracts, and estimates
   what is still missing; the two are composed. Subtraction then compares the same anatomy, also after large motion.
 - *joint*: the segmentation decoder's features are subtracted too, so that registration knows what it aligns
   (U-ReSNet, Estienne et al. 2019, shares the encoder only).
 - *finest*: the level at which the field ends; 1 is half resolution, smooth enough and several times faster.
+- *velocity*: what a finer level adds is a stationary velocity, integrated by scaling and squaring. An error in a
+  spatial gradient displaces all that lies behind it, which hinders a small local correction.
+- *passes*: the decoder runs again, with the same weights, on encodings warped by what it found (after Zhao et al. 2019,
+  "Recursive cascaded networks"): it corrects what it missed, and the images are encoded only once.
 """
 
 from __future__ import annotations
@@ -26,6 +30,9 @@ from torch import nn
 from .. import fields
 from .blocks import Decoder, Encoder, convolutions, zeroed
 from .interface import Level, Prediction, RegistrationNetwork
+
+#: Of a finer level's velocity, which is small: what is left to correct.
+SQUARINGS = 5
 
 
 class SymmetricNetwork(RegistrationNetwork):
@@ -45,6 +52,10 @@ class SymmetricNetwork(RegistrationNetwork):
         See the module's text.
     finest : int
         Level of the final field; 0 is full resolution.
+    velocity : bool
+        See the module's text; needs ``warping``.
+    passes : int
+        Runs of the registration decoder, more than one only with ``warping``.
     """
 
     def __init__(
@@ -56,6 +67,8 @@ class SymmetricNetwork(RegistrationNetwork):
         warping: bool = True,
         joint: bool = True,
         finest: int = 1,
+        velocity: bool = True,
+        passes: int = 2,
     ) -> None:
         super().__init__()
         if len(channels) != len(counts) or len(channels) < 2:
@@ -64,7 +77,9 @@ class SymmetricNetwork(RegistrationNetwork):
             raise ValueError(f"finest is a level between 0 and {len(channels) - 1}, not {finest}")
         if joint and not classes:
             raise ValueError("joint needs a segmentation decoder: set classes")
-        self.inputs = inputs
+        if passes < 1 or ((passes > 1 or velocity) and not warping):
+            raise ValueError("passes is at least 1; more than one, and velocity, need warping")
+        self.inputs, self.velocity, self.passes = inputs, velocity, passes
         self.divisor = 2 ** (len(channels) - 1)
         self.warping, self.joint, self.finest = warping, joint, finest
         self.encoder = Encoder(inputs, channels, counts)
@@ -83,7 +98,8 @@ class SymmetricNetwork(RegistrationNetwork):
     def paper(cls, channels: Sequence[int] = (32, 64, 128, 256, 512), **options: int) -> SymmetricNetwork:
         """The published network: no warping between levels, encoder shared only, field at full resolution."""
         counts = ([1, 2, 3] + [2] * len(channels))[: len(channels)]
-        return cls(channels, options.pop("counts", counts), warping=False, joint=False, finest=0, **options)
+        off = {"warping": False, "joint": False, "finest": 0, "velocity": False, "passes": 1}
+        return cls(channels, options.pop("counts", counts), **off, **options)
 
     def forward(self, moving: torch.Tensor, fixed: torch.Tensor) -> Prediction:
         self.check(moving, fixed)
@@ -109,22 +125,28 @@ class SymmetricNetwork(RegistrationNetwork):
     def _register(self, pyramid: Sequence[torch.Tensor], n: int) -> list[Level]:
         """Fields of both directions, coarse to fine; the batch holds n forward and then n backward pairs."""
         levels: list[Level] = []
-        hidden = displacement = None
-        for level in reversed(range(self.finest, len(pyramid))):
-            source = pyramid[level]
-            target = source.roll(n, 0)  # moving and fixed change places
-            if displacement is not None:
-                displacement = fields.resize(displacement, source.shape[2:])
-                if self.warping:
-                    source = fields.warp(source, displacement)
-            x = source - target
-            if hidden is not None:
-                x = torch.cat([self.up[str(level)](hidden), x], 1)
-            hidden = self.blocks[str(level)](x)
-            gradients = torch.sigmoid(self.heads[str(level)](hidden).float())
-            step = fields.integrate_gradients(gradients)
-            if self.warping and displacement is not None:
-                step = fields.compose(displacement, step)
-            displacement = step
-            levels.append(Level(displacement, gradients))
+        displacement = None
+        for _ in range(self.passes):
+            hidden = None
+            for level in reversed(range(self.finest, len(pyramid))):
+                source = pyramid[level]
+                target = source.roll(n, 0)  # moving and fixed change places
+                if displacement is not None:
+                    displacement = fields.resize(displacement, source.shape[2:])
+                    if self.warping:
+                        source = fields.warp(source, displacement)
+                x = source - target
+                if hidden is not None:
+                    x = torch.cat([self.up[str(level)](hidden), x], 1)
+                hidden = self.blocks[str(level)](x)
+                found, gradients = self.heads[str(level)](hidden).float(), None
+                if self.velocity and displacement is not None:
+                    step = fields.scale_and_square(found, SQUARINGS)
+                else:
+                    gradients = torch.sigmoid(found)
+                    step = fields.integrate_gradients(gradients)
+                if self.warping and displacement is not None:
+                    step = fields.compose(displacement, step)
+                displacement = step
+                levels.append(Level(displacement, gradients))
         return levels

@@ -1,0 +1,85 @@
+"""U-ReSNet the whole way: it learns, and its affine part points the right way on oblique grids."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from conftest import PLAN
+from JointRegSegLib import models, register
+from JointRegSegLib.files import grid_of, read_image
+from JointRegSegLib.geometry import Grid
+from JointRegSegLib.networks import UResNet
+from JointRegSegTrainingLib import cohort, evaluation, trainer
+
+ARGUMENTS = {"channels": [4, 8], "classes": 0}
+#: Matrix, and shift in halves of the lattice's sides, along its axes D, H and W.
+LINEAR = np.array([[1.1, 0.05, 0], [-0.05, 0.95, 0], [0, 0.1, 1.05]])
+SHIFT = np.array([0.2, -0.1, 0.15])
+
+
+@pytest.fixture
+def known(bundle, tmp_path) -> models.Bundle:
+    """A model that answers with one affine map, whatever it sees."""
+    network = UResNet(**ARGUMENTS)
+    with torch.no_grad():
+        network.linear.bias.copy_(torch.from_numpy(np.c_[LINEAR - np.eye(3), SHIFT]).flatten())
+    manifest = {key: value for key, value in bundle.manifest.items() if key not in ("sha256", "requires")}
+    manifest |= {"name": "known", "network": "uresnet", "arguments": ARGUMENTS, "labels": []}
+    manifest["domain"] = {**manifest["domain"], "volumes": []}
+    return models.write_bundle(tmp_path / "known", manifest, network)
+
+
+@pytest.mark.parametrize("refine", [0, 2])
+def test_its_affine_part_reaches_physical_space(known, pair, refine):
+    result = register(pair["fixed"], pair["moving"], known.folder, refine=refine)
+    fixed, moving = (grid_of(read_image(pair[side])) for side in ("fixed", "moving"))
+    lattice = known.preprocessing.lattice(fixed)
+    partner = known.preprocessing.lattice(moving, axes=fixed)
+    index = np.random.default_rng(0).uniform(4, 11, (20, 3))  # along D, H and W
+    half = (np.array(lattice.shape) - 1) / 2
+    goal = (index - half) @ LINEAR.T + half + SHIFT * half
+
+    def world(grid: Grid, place: np.ndarray) -> np.ndarray:
+        return place @ grid.array_affine[:3, :3].T + grid.origin
+
+    tolerance = 0.02 if not refine else 2.0  # two steps hardly move anything
+    np.testing.assert_allclose(
+        result.deformation.to_moving(world(lattice, index)), world(partner, goal), atol=tolerance
+    )
+    for start, end in zip(world(lattice, index).tolist(), world(partner, goal).tolist(), strict=True):
+        assert np.linalg.norm(np.subtract(result.transform.TransformPoint(start), end)) < tolerance
+        assert np.linalg.norm(np.subtract(result.inverse_transform.TransformPoint(end), start)) < tolerance
+    assert result.fixed_segmentation is None
+    again = sitk.Resample(result.moving, result.fixed, result.transform, sitk.sitkLinear, 0.0)
+    inside = sitk.GetArrayFromImage(again) > 0
+    difference = sitk.GetArrayFromImage(again) - sitk.GetArrayFromImage(result.warped)
+    assert np.abs(difference[inside]).max() < 1e-3
+
+
+def test_it_learns(cohort_folder, tmp_path):
+    plan = replace(PLAN, network="uresnet", arguments={"channels": [4, 8, 8], "classes": 3}, steps=300, rate=1e-2)
+    subjects = cohort.load(cohort_folder, cohort.subjects_in(cohort_folder)[:8], plan.preprocessing)
+    seen = {}
+    run = trainer.Trainer(plan, subjects, tmp_path)
+    run.run(every=40, report=lambda step, terms: seen.setdefault(step, terms))
+    first, last = seen[40], seen[300]
+    assert sum(last.values()) < 0.8 * sum(first.values())
+    assert last["affine"] > 0 and last["inverse"] > 0
+    names = [subject.name for subject in subjects]
+    figures = evaluation.validate(run.averaged_network(), subjects, cohort.random_pairs(names, 6), plan.labels)
+    assert figures["dice"] > figures["before"] and figures["segmentation"] > 0.5
+
+
+def test_the_published_one_way_learns_too(cohort_folder, tmp_path):
+    arguments = {"channels": [4, 8, 8], "classes": 3, "normalized": False, "both": False}
+    weights = replace(PLAN.weights, error=1.0, inverse=0.0)
+    plan = replace(PLAN, network="uresnet", arguments=arguments, steps=40, rate=1e-2, weights=weights)
+    subjects = cohort.load(cohort_folder, cohort.subjects_in(cohort_folder)[:8], plan.preprocessing)
+    seen = {}
+    run = trainer.Trainer(plan, subjects, tmp_path)
+    run.run(every=10, report=lambda step, terms: seen.setdefault(step, terms))
+    assert sum(seen[40].values()) < sum(seen[10].values()) and seen[40]["inverse"] == 0
