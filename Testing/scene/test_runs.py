@@ -132,6 +132,14 @@ def test_a_volume_removed_under_way(worker, scene, pair, left):
     assert nodes_in(scene) == before and left() == []
 
 
+def test_a_volume_moved_under_way_is_told(worker, scene, pair):
+    run = runs.Run(worker, scene, *pair, {"working_size": 32})
+    follow(run, lambda: run.stage == "affine")
+    pair[0].SetOrigin(*(np.array(pair[0].GetOrigin()) + 2))
+    assert "was moved meanwhile" in run.wait().report["notes"][-1]
+    assert runs.Run(worker, scene, *pair, {"working_size": 32}).wait().report["notes"] == []
+
+
 def test_a_scene_cleared_under_way(worker, scene, pair, left):
     run = runs.Run(worker, scene, *pair, {})
     follow(run, lambda: run.stage == "affine")

@@ -129,6 +129,7 @@ class Run:
         self._agreement = "agreement" in outputs
         self._points = {f"{side}_points": points_of(node) for side, node in (points or {}).items()}
         self._images: dict[str, sitk.Image] = {}
+        self._places = [_place(node) for node in (fixed, moving)]
         self._began = time.monotonic()
         self._folder = _folder()
         self._number: int | None = None
@@ -219,6 +220,8 @@ class Run:
         result = results.put(self._scene, self._folder, event, self._fixed, self._moving, self._agreement)
         found = check.transform_difference(self._images["moving"], result.nodes["warped"], result.nodes["transform"])
         result.report["slicer_difference"] = found
+        if [_place(node) for node in (self._fixed, self._moving)] != self._places:
+            result.report["notes"].append("a volume was moved meanwhile; the result fits where it was, so run it again")
         results.write_report(result)
         return result
 
@@ -261,6 +264,13 @@ class Run:
     def _remove_folder(self) -> None:
         self._images.clear()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _place(node: slicer.vtkMRMLVolumeNode) -> tuple:
+    """Changes when a volume, or a transform that it is under, is moved."""
+    parent = node.GetParentTransformNode()
+    moved = (parent.GetID(), parent.GetTransformToWorldMTime()) if parent is not None else None
+    return volumes.affine_of(node).tolist(), moved
 
 
 def _folder() -> Path:
