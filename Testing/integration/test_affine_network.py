@@ -26,7 +26,7 @@ def known(bundle, tmp_path) -> models.Bundle:
     """A model that answers with one affine map, whatever it sees."""
     network = UResNet(**ARGUMENTS)
     with torch.no_grad():
-        network.linear.bias.copy_(torch.from_numpy(np.c_[LINEAR - np.eye(3), SHIFT]).flatten())
+        network.linear.layer.bias.copy_(torch.from_numpy(np.c_[LINEAR - np.eye(3), SHIFT]).flatten())
     manifest = {key: value for key, value in bundle.manifest.items() if key not in ("sha256", "requires")}
     manifest |= {"name": "known", "network": "uresnet", "arguments": ARGUMENTS, "labels": []}
     manifest["domain"] = {**manifest["domain"], "volumes": []}

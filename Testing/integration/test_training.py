@@ -74,7 +74,7 @@ def test_another_plan_does_not_go_on(subjects, tmp_path):
 def test_limits(subjects, tmp_path):
     with pytest.raises(InputError, match="3 subjects are too few for batches of 2 pairs"):
         trainer.Trainer(SHORT, subjects[:3], tmp_path / "a")
-    with pytest.raises(InputError, match="unknown network 'u-net'; known: symmetric, uresnet"):
+    with pytest.raises(InputError, match="unknown network 'u-net'; known: linear_deformable, symmetric, uresnet"):
         replace(SHORT, network="u-net")
     run = trainer.Trainer(SHORT, subjects, tmp_path / "b")
     run.run(minutes=0)

@@ -55,7 +55,7 @@ def test_one_way_or_both(pair):
 def test_the_affine_part_acts_about_the_middle_after_the_deformation(pair):
     network = UResNet(classes=0, both=False)
     with torch.no_grad():
-        network.linear.bias.copy_(torch.tensor([[0.1, 0, 0, 0.2], [0, 0, 0, 0], [0, 0, -0.1, 0]]).flatten())
+        network.linear.layer.bias.copy_(torch.tensor([[0.1, 0, 0, 0.2], [0, 0, 0, 0], [0, 0, -0.1, 0]]).flatten())
     answer = network(*pair)
     middle = np.array([(n - 1) / 2 for n in SHAPE])
     matrix = answer.affine[0].double().detach().numpy()

@@ -29,6 +29,7 @@ from torch import nn
 from .. import fields
 from .blocks import zeroed
 from .interface import Level, Prediction, RegistrationNetwork
+from .linear import AffineHead
 
 
 def _layers(inputs: int, outputs: int, normalized: bool) -> list[nn.Module]:
@@ -105,9 +106,7 @@ class UResNet(RegistrationNetwork):
         width = 2 * channels[0]
         self.registration = _Decoder(channels, normalized)
         self.deformable = _head(width, 3, normalized)
-        self.linear = nn.Linear(width, 12)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
+        self.linear = AffineHead(width)
         self.segmentation = _Decoder(channels, normalized) if classes else None
         self.classifier = _head(width, classes, normalized) if classes else None
 
@@ -128,7 +127,7 @@ class UResNet(RegistrationNetwork):
         found = self.registration(features)
         gradients = torch.sigmoid(self.deformable(found).float())
         displacement = fields.integrate_gradients(gradients)
-        affine = self._affine(found, moving.shape[2:])
+        affine = self.linear(found, moving.shape[2:])
         scores = None
         if self.segmentation is not None:
             scores = self.classifier(self.segmentation(features)).float()
@@ -141,14 +140,3 @@ class UResNet(RegistrationNetwork):
             fixed_segmentation=scores[n:] if scores is not None and self.both else None,
             levels=[Level(displacement, gradients, affine)],
         )
-
-    def _affine(self, found: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-        """(N, 3, 4) lattice matrix from averaged features: linear part and shift about the middle of the lattice.
-
-        A shift of 1 in the network's terms is half the lattice's side, so that one rate suits both parts.
-        """
-        parameters = self.linear(found.float().mean((2, 3, 4))).view(-1, 3, 4)
-        linear = parameters[:, :, :3] + torch.eye(3, device=found.device)
-        half = torch.tensor([(size - 1) / 2 for size in shape], device=found.device)
-        shift = parameters[:, :, 3] * half + half - linear @ half
-        return torch.cat([linear, shift[:, :, None]], 2)

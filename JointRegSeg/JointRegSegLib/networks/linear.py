@@ -1,0 +1,28 @@
+"""An affine map from features."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class AffineHead(nn.Module):
+    """Features averaged over the volume and a linear layer; it starts at the identity."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(channels, 12)
+        nn.init.zeros_(self.layer.weight)
+        nn.init.zeros_(self.layer.bias)
+
+    def forward(self, features: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+        """(N, C, d, h, w) → (N, 3, 4) voxel matrices of a lattice with (D, H, W) ``shape``.
+
+        The linear part acts about the middle of the lattice, and a shift of 1 is half its side, so that one learning
+        rate suits all twelve.
+        """
+        parameters = self.layer(features.float().mean((2, 3, 4))).view(-1, 3, 4)
+        linear = parameters[:, :, :3] + torch.eye(3, device=features.device)
+        half = torch.tensor([(size - 1) / 2 for size in shape], device=features.device)
+        shift = parameters[:, :, 3] * half + half - linear @ half
+        return torch.cat([linear, shift[:, :, None]], 2)

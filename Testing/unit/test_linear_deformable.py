@@ -1,0 +1,85 @@
+"""The linear + deformable network: what the paper says of its size, and the order of its two parts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from JointRegSegLib import fields
+from JointRegSegLib.networks import LinearDeformableNetwork
+from JointRegSegLib.networks.linear_deformable import SqueezeExcitation
+from torch import nn
+
+SHAPE = (10, 12, 14)
+SMALL = {"channels": (4, 4, 4, 4, 4), "decoder": (4,)}
+
+
+def build(**options) -> LinearDeformableNetwork:
+    torch.manual_seed(0)
+    return LinearDeformableNetwork(**{**SMALL, **options})
+
+
+@pytest.fixture
+def pair(generator):
+    moving, fixed = torch.rand(2, 2, 1, *SHAPE, generator=generator)
+    return moving, fixed
+
+
+def test_the_published_network_merges_290_features_with_a_receptive_field_of_25():
+    with torch.device("meta"):
+        network = LinearDeformableNetwork.paper()
+    assert network.linear.layer.in_features == network.excitation.weigh[-2].out_features == 290
+    convolutions = [layer[0] for layer in network.layers]
+    assert 1 + sum(2 * c.dilation[0] for c in convolutions) == 25
+    assert all(isinstance(c, nn.Conv3d) and c.stride == (1, 1, 1) for c in convolutions)
+
+
+@pytest.mark.parametrize("options", [{}, {"stride": 1}, {"linear": False}, {"both": False}])
+def test_untrained_is_exactly_the_identity(options, pair):
+    answer = build(**options)(*pair)
+    assert answer.forward.shape == (2, 3, *SHAPE) and not answer.forward.any()
+    assert torch.equal(fields.warp(pair[0], answer.there), pair[0])
+    assert (answer.affine is None) == (options.get("linear") is False)
+    assert (answer.backward is None) == (options.get("both") is False)
+
+
+def test_the_affine_map_comes_first(pair):
+    """Equation 3: a point goes to φ(A x)."""
+    network = build(stride=1)
+    with torch.no_grad():
+        network.linear.layer.bias.copy_(torch.tensor([[0.1, 0, 0, 0.2], [0, 0.05, 0, 0], [0, 0, -0.1, 0]]).flatten())
+        network.gradients.bias.copy_(torch.tensor([0.0, 0.1, 0.0]))  # φ stretches along H
+    answer = network(*pair)
+    matrix = answer.affine[0].double().detach().numpy()
+    x = np.array([4.0, 5.0, 6.0])
+    ax = matrix @ [*x, 1]
+    stretch = 2 / (1 + np.exp(-0.1))
+    expected = ax + np.array([0, (stretch - 1) * (ax[1] + 1), 0])  # cumulative: one step at index 0 already
+    found = x + answer.there[0, :, 4, 5, 6].detach().numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+def test_swapping_swaps_and_gradients_reach_all(pair, generator):
+    network = build()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+        network.excitation.weigh[0].bias.fill_(1.0)  # so few units are easily all off
+    one, other = network(*pair), network(*pair[::-1])
+    torch.testing.assert_close(one.there, other.back)
+    assert (one.there - one.back).abs().max() > 0.01
+    outputs = [one.there, one.back]
+    sum((o * torch.randn(o.shape, generator=generator)).sum() for o in outputs).backward()
+    idle = {f"layers.{i}.0.bias" for i in range(5)} | {"decoder.0.0.bias"}  # normalization takes them away again
+    for name, parameter in network.named_parameters():
+        assert name in idle or parameter.grad.abs().max() > 1e-5, name
+
+
+def test_excitation_weighs_channels():
+    torch.manual_seed(0)
+    block, x = SqueezeExcitation(8, 2), torch.randn(2, 8, 3, 4, 5)
+    share = block(x) / x
+    assert share.amin() > 0 and share.amax() < 1
+    torch.testing.assert_close(share, share[:, :, :1, :1, :1].expand_as(share), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="5 widths"):
+        LinearDeformableNetwork((4, 4))
