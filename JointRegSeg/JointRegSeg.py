@@ -14,7 +14,7 @@ from JointRegSegGui.show import ShowPanel
 from JointRegSegLib.errors import Canceled, JointRegSegError
 from JointRegSegLib.samples import samples
 from JointRegSegLib.scene import propagate, requirements, results, sample
-from JointRegSegLib.scene.registrar import Registrar, outside_domain
+from JointRegSegLib.scene.registrar import Registrar, memory_needed, outside_domain
 from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.ScriptedLoadableModule import (
@@ -65,6 +65,7 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameterNode = None
         self._parameterNodeGuiTag = None
         self._run = None
+        self._log = []
         self._reportFolder = None
         self._reportRequest = None
         self._drawable = None  # the result whose report the computing process can draw: its last one
@@ -207,7 +208,7 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             chosen = ((fixed, _("Fixed")), (moving, _("Moving")))
             warnings = [text for node, role in chosen if (text := outside_domain(node, role, entry))]
             if all(node.GetImageData() is not None for node, _role in chosen):
-                needed = self.logic.memory_needed(fixed, moving, entry, parameters.workingSize)
+                needed = memory_needed(fixed, moving, entry, parameters.workingSize)
                 memory = _("Needs about {size:.1f} GB of memory").format(size=needed / 1e9)
         self.ui.modelWarningLabel.text = "⚠ " + "<br>".join(warnings) if warnings else ""
         self.ui.memoryLabel.text = memory
@@ -260,9 +261,10 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 self._onReport(event)
         if self._run is not None:
             self._follow()
-        log = "\n".join(self.logic.worker.log)
-        if log != self.ui.logTextEdit.plainText:
-            self.ui.logTextEdit.plainText = log
+        log = list(self.logic.worker.log)
+        if log != self._log:
+            self._log = log
+            self.ui.logTextEdit.plainText = "\n".join(log)
         if self.logic.worker.device and self.ui.deviceLabel.text != self.logic.worker.device:
             self.ui.deviceLabel.text = self.logic.worker.device
 

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import slicer
-import vtk
 from JointRegSegLib.samples import samples
-from JointRegSegLib.scene import layout, motion, volumes
+from JointRegSegLib.scene import layout, motion, sample
 from JointRegSegLib.scene.registrar import Registrar
 from matplotlib import image
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "Testing" / "scene"))
 from rendering import render  # noqa: E402
+from surroundings import new_scene  # noqa: E402
 
 PICTURE = ROOT / "Resources" / "Screenshots" / "reading-layout.png"
 #: Pixels of a view's sides, and between two views.
@@ -33,8 +33,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=PICTURE, metavar="PNG")
     output = parser.parse_args().output
     scene = slicer.mrmlScene = new_scene()
-    sample = samples()[0]
-    fixed, moving = (volumes.load(scene, sample[role].verified(), sample[role].node) for role in ("fixed", "moving"))
+    nodes = sample.load(scene, samples()[0])
+    fixed, moving = nodes["fixed"], nodes["moving"]
     for node in (fixed, moving):
         node.GetDisplayNode().AutoWindowLevelOff()
         node.GetDisplayNode().SetWindowLevel(WINDOW, LEVEL)
@@ -59,20 +59,6 @@ def main() -> None:
     # Without the name of the program, which holds its version.
     image.imsave(output, rows[:-GAP, :-GAP], metadata={"Software": None})
     print(f"{result.verdict}: {output}")
-
-
-def new_scene() -> slicer.vtkMRMLScene:
-    """An empty scene with what the application would put beside it."""
-    scene = slicer.vtkMRMLScene()
-    scene.application, colors = slicer.vtkSlicerApplicationLogic(), slicer.vtkMRMLColorLogic()
-    colors.SetMRMLScene(scene)
-    scene.application.SetMRMLScene(scene)
-    scene.application.SetColorLogic(colors)
-    scene.application.SetSliceLogics(vtk.vtkCollection())
-    slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene).GetSceneItemID()
-    scene.RegisterNodeClass(slicer.vtkMRMLColorLegendDisplayNode())
-    slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene)
-    return scene
 
 
 if __name__ == "__main__":

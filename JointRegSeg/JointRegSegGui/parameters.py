@@ -4,7 +4,6 @@ import enum
 from typing import Annotated, Union
 
 from JointRegSegLib import catalog
-from JointRegSegLib.scene.registrar import WORKING_SIZE
 from slicer import (
     vtkMRMLMarkupsAngleNode,
     vtkMRMLMarkupsClosedCurveNode,
@@ -122,7 +121,7 @@ class JointRegSegParameterNode:
     alignment: Alignment = Alignment.MODEL
     device: Device = Device.AUTO
     fillMissing: bool = False
-    workingSize: Annotated[int, WithinRange(32, 256)] = WORKING_SIZE
+    workingSize: Annotated[int, WithinRange(32, 256)] = catalog.WORKING_SIZE
     wantInverse: bool = True
     wantSegmentations: bool = True
     wantJacobian: bool = True

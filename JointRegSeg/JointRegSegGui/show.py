@@ -66,11 +66,10 @@ class ShowPanel:
 
     def _lay_out(self) -> None:
         wanted = self._parameters
-        layout.show(slicer.mrmlScene, self.result, self._fixed(), wanted.comparison.value)
+        layout.show(slicer.mrmlScene, self.result, self._fixed(), wanted.comparison.value, wanted.blend)
         qt.QTimer.singleShot(0, self._fit)  # once more, when the views have their sizes
         self._laid_out = True
         self._shown = {"comparison": wanted.comparison, "blend": wanted.blend, "play": 100.0}
-        self._compare()
         self.update()
 
     def _fit(self) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 from .errors import InputError, ModelError
 
 GENERIC = "generic"
+#: Longest side, in voxels, of the images that `generic` compares by default. The field is smoother than that anyhow.
+WORKING_SIZE = 112
 #: What `generic` says about itself, where bundles have a manifest.
 GENERIC_ENTRY = {
     "name": GENERIC,

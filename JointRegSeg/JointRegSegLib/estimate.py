@@ -19,8 +19,6 @@ from .progress import Progress, silent, tell
 from .refine import AFTER_NETWORK, Level, Objective, from_network, from_nothing
 from .similarity import Similarity
 
-#: Longest side, in voxels, of the images that `generic` compares by default. The field is smoother than that anyhow.
-GENERIC_SIDE = 112
 #: `generic` spends at most 40 steps at full resolution on a lattice of so many voxels, fewer on a larger one: they cost
 #: most, and matter for small structures only.
 GENERIC_VOXELS = 150_000

@@ -16,9 +16,10 @@ import SimpleITK as sitk
 import torch
 
 from . import __version__, device, files, models, points, quality
+from .catalog import WORKING_SIZE
 from .deformation import Deformation, scalar_image, vector_image
 from .errors import InputError
-from .estimate import GENERIC_SIDE, Estimate, Volume, by_model, by_optimization
+from .estimate import Estimate, Volume, by_model, by_optimization
 from .geometry import Grid, resample
 from .progress import Progress, silent, tell
 from .regularize import invertible
@@ -79,7 +80,7 @@ def register_and_segment(
     fill : float, optional
         Replaces NaN and infinite voxels.
     working_size : int, optional
-        Longest side, in voxels, of the lattice on which `generic` compares the images, `estimate.GENERIC_SIDE` by
+        Longest side, in voxels, of the lattice on which `generic` compares the images, `catalog.WORKING_SIZE` by
         default; a network has a lattice of its own.
     device_name : 'auto', 'cpu' or 'cuda'
         Where to compute; 'auto' takes a GPU if there is one, and the CPU if its memory does not suffice.
@@ -251,7 +252,7 @@ def _estimate(
 
     def attempt(where: torch.device) -> Estimate:
         if bundle is None:
-            return by_optimization(*volumes, refine, similarity, align, working_size or GENERIC_SIDE, where, progress)
+            return by_optimization(*volumes, refine, similarity, align, working_size or WORKING_SIZE, where, progress)
         return by_model(bundle, *volumes, refine, similarity, align, where, progress)
 
     try:

@@ -133,7 +133,7 @@ def dicom_writer() -> Iterator[sitk.ImageFileWriter]:
 @pytest.fixture
 def shell(capfd: pytest.CaptureFixture) -> Iterator[Callable]:
     """``jointregseg ARGUMENTS`` in this process: exit code, stdout and stderr, that of C libraries included."""
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
 
     def call(*arguments: object) -> tuple[int, str, str]:
         capfd.readouterr()
@@ -144,7 +144,8 @@ def shell(capfd: pytest.CaptureFixture) -> Iterator[Callable]:
         return code, *capfd.readouterr()
 
     yield call
-    signal.signal(signal.SIGTERM, handler)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import SimpleITK as sitk
 from JointRegSegLib import memory
+from JointRegSegLib.catalog import WORKING_SIZE
 from JointRegSegLib.client import Worker
-from JointRegSegLib.estimate import GENERIC_SIDE
 
 
 def peak(pid: int) -> float:
@@ -32,4 +32,4 @@ def test_a_run_takes_about_as_much_as_foretold(tmp_path, side):
         found = peak(worker._process.pid)
     lattice = min(side, 64) ** 3
     assert found / 2 < memory.estimate(side**3, side**3, lattice) < 2 * found
-    assert memory.estimate(512**2 * 300, 512**2 * 300, GENERIC_SIDE**3) < 8e9
+    assert memory.estimate(512**2 * 300, 512**2 * 300, WORKING_SIZE**3) < 8e9

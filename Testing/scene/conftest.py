@@ -18,6 +18,7 @@ slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
 from JointRegSegLib.scene import results, volumes  # noqa: E402
 from people import FIXED_GRID, KNOWN, MOVING_GRID, person  # noqa: E402
 from samples import label_map, volume  # noqa: E402
+from surroundings import new_scene  # noqa: E402
 
 PATIENCE = 240
 
@@ -25,23 +26,8 @@ PATIENCE = 240
 @pytest.fixture
 def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[slicer.vtkMRMLScene]:
     """An empty scene with what the application would put beside it."""
-    scene = slicer.vtkMRMLScene()
-    application = slicer.vtkSlicerApplicationLogic()
-    colors = slicer.vtkMRMLColorLogic()
-    colors.SetMRMLScene(scene)
-    application.SetMRMLScene(scene)
-    application.SetColorLogic(colors)
-    remote = slicer.vtkMRMLRemoteIOLogic()
-    remote.SetMRMLScene(scene)
-    remote.AddDataIOToScene()
-    slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene).GetSceneItemID()  # the application has one
-    scene.RegisterNodeClass(slicer.vtkMRMLColorLegendDisplayNode())
-    slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene)
+    scene = new_scene()
     monkeypatch.setattr(slicer, "mrmlScene", scene, raising=False)
-    scene.application = application  # kept alive as long as the scene
-    segmentations = slicer.vtkSlicerSegmentationsModuleLogic()  # knows how surfaces become label maps
-    segmentations.SetMRMLScene(scene)
-    scene.helpers = [colors, remote, segmentations]
     yield scene
     scene.Clear(True)
 

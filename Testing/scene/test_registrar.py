@@ -224,7 +224,7 @@ def test_a_table_with_a_bad_case_and_one_that_kills_the_process(logic, tmp_path)
         logic.registerBatch([], tmp_path / "out")
 
 
-def test_domain_and_memory_are_known_before_a_run(logic, add):
+def test_domain_and_memory_are_known_before_a_run(add):
     entry = next(e for e in catalog.entries() if e["name"] == "symmetric-hippocampus")
     high = entry["domain"]["spacing"][1]
     size = int(entry["domain"]["extent"][1] / high)
@@ -235,8 +235,8 @@ def test_domain_and_memory_are_known_before_a_run(logic, add):
     assert registrar.outside_domain(fits, "Fixed", entry) is None
     assert "spacing" in registrar.outside_domain(add(coarse, "coarse"), "Fixed", entry)
     assert registrar.outside_domain(fits, "Fixed", catalog.GENERIC_ENTRY) is None
-    small = logic.memory_needed(fits, fits, entry, 112)
-    large = logic.memory_needed(add(sitk.Image([4 * size] * 3, sitk.sitkInt16), "large"), fits, entry, 112)
+    small = registrar.memory_needed(fits, fits, entry, 112)
+    large = registrar.memory_needed(add(sitk.Image([4 * size] * 3, sitk.sitkInt16), "large"), fits, entry, 112)
     assert 0 < small < large
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -10,6 +14,7 @@ from JointRegSegLib.files import grid_of
 from JointRegSegLib.points import read_points
 from JointRegSegLib.samples import Sample, samples
 from JointRegSegLib.scene import volumes
+from matplotlib import image
 
 STORAGE = {"VolumeFile": slicer.vtkMRMLVolumeArchetypeStorageNode, "MarkupsFile": slicer.vtkMRMLMarkupsJsonStorageNode}
 NODE = {"VolumeFile": "vtkMRMLScalarVolumeNode", "MarkupsFile": "vtkMRMLMarkupsFiducialNode"}
@@ -49,3 +54,15 @@ def test_slicer_puts_the_points_where_the_volume_has_them(loaded, sample, side):
     points = read_points(sample[f"{side}_points"].path)
     ras = [node.GetNthControlPointPositionWorld(i) for i in range(node.GetNumberOfControlPoints())]
     np.testing.assert_allclose(np.array(ras) * (-1, -1, 1), points, atol=1e-9)
+
+
+def test_the_command_that_makes_the_picture_makes_it(tmp_path):
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, root / "Resources" / "make_screenshots.py", "--output", tmp_path / "picture.png"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=240)
+    assert done.stdout.startswith("green")
+    made, shipped = (
+        image.imread(p)[..., :3] for p in (tmp_path / "picture.png", root / "Resources/Screenshots/reading-layout.png")
+    )
+    assert made.shape == shipped.shape
+    assert np.abs(made - shipped).mean() < 0.05 < made.std()

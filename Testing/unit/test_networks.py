@@ -8,6 +8,7 @@ from JointRegSegLib import fields, losses
 from JointRegSegLib.networks import NETWORKS, RegistrationNetwork, SymmetricNetwork
 from JointRegSegLib.networks.blocks import Decoder, Encoder, convolutions, zeroed
 from JointRegSegLib.networks.symmetric import SQUARINGS
+from perturb import perturbed
 from torch import nn
 
 SHAPE = (16, 8, 24)  # three different sides
@@ -33,15 +34,6 @@ VARIANTS = {
     "no segmentation": lambda **o: tiny(joint=False, **{**o, "classes": 0}),
 }
 variants = pytest.mark.parametrize("build", VARIANTS.values(), ids=VARIANTS.keys())
-
-
-def perturbed(network: nn.Module, deviation: float = 0.1) -> nn.Module:
-    """Moved away from the neutral start, as by a few steps of training."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter += deviation * torch.randn(parameter.shape, generator=generator)
-    return network
 
 
 @pytest.fixture

@@ -7,16 +7,9 @@ import pytest
 import torch
 from JointRegSegLib import fields, losses
 from JointRegSegLib.networks import UResNet
+from perturb import perturbed
 
 SHAPE = (8, 12, 16)
-
-
-def perturbed(network: UResNet, deviation: float = 0.1) -> UResNet:
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter += deviation * torch.randn(parameter.shape, generator=generator)
-    return network
 
 
 @pytest.fixture

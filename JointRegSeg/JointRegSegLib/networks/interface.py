@@ -37,6 +37,22 @@ class Prediction:
     fixed_segmentation: torch.Tensor | None = None
     levels: list[Level] = field(default_factory=list)
 
+    @classmethod
+    def split(
+        cls,
+        n: int,
+        displacement: torch.Tensor,
+        affine: torch.Tensor | None,
+        scores: torch.Tensor | None,
+        levels: list[Level],
+    ) -> Prediction:
+        """From answers whose batch holds the N forward and, where the network gives them, then the N backward pairs."""
+
+        def halves(x: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+            return (None, None) if x is None else (x[:n], x[n:] if len(x) > n else None)
+
+        return cls(*halves(displacement), *halves(affine), *halves(scores), levels)
+
     @property
     def there(self) -> torch.Tensor:
         """(N, 3, D, H, W): ``forward`` and ``affine`` in one displacement."""
@@ -60,6 +76,12 @@ class Level:
     displacement: torch.Tensor
     gradients: torch.Tensor | None
     affine: torch.Tensor | None = None
+
+
+def stacked(moving: torch.Tensor, fixed: torch.Tensor, both: bool) -> torch.Tensor:
+    """Images side by side as channels, (N, 2 C, D, H, W); with ``both`` (2 N, …), the second half exchanged."""
+    pairs = torch.cat([moving, fixed], 1)
+    return torch.cat([pairs, torch.cat([fixed, moving], 1)]) if both else pairs
 
 
 class RegistrationNetwork(nn.Module):

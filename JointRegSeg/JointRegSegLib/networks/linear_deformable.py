@@ -29,7 +29,7 @@ from torch import nn
 
 from .. import fields
 from .blocks import convolutions, zeroed
-from .interface import Level, Prediction, RegistrationNetwork
+from .interface import Level, Prediction, RegistrationNetwork, stacked
 from .linear import AffineHead
 
 DILATIONS = (1, 1, 2, 3, 5)
@@ -101,10 +101,7 @@ class LinearDeformableNetwork(RegistrationNetwork):
 
     def forward(self, moving: torch.Tensor, fixed: torch.Tensor) -> Prediction:
         self.check(moving, fixed)
-        n = moving.shape[0]
-        pairs = torch.cat([moving, fixed], 1)
-        if self.both:
-            pairs = torch.cat([pairs, torch.cat([fixed, moving], 1)])
+        pairs = stacked(moving, fixed, self.both)
         if self.stride > 1:
             pairs = F.avg_pool3d(pairs, self.stride)
         features = [pairs]
@@ -117,13 +114,8 @@ class LinearDeformableNetwork(RegistrationNetwork):
         if self.linear is not None:
             affine = self.linear(merged, moving.shape[2:])
             displacement = _linear_first(displacement, affine)
-        return Prediction(
-            forward=displacement[:n],
-            backward=displacement[n:] if self.both else None,
-            affine=None if affine is None else affine[:n],
-            backward_affine=affine[n:] if self.both and affine is not None else None,
-            levels=[Level(displacement, gradients, affine)],
-        )
+        levels = [Level(displacement, gradients, affine)]
+        return Prediction.split(len(moving), displacement, affine, None, levels)
 
 
 def _linear_first(displacement: torch.Tensor, affine: torch.Tensor) -> torch.Tensor:

@@ -114,13 +114,7 @@ class SymmetricNetwork(RegistrationNetwork):
                 pyramid = [torch.cat(pair, 1) for pair in zip(encoded[:-1], decoded[:-1], strict=True)] + encoded[-1:]
         levels = self._register(pyramid, n)
         full = fields.resize(levels[-1].displacement, moving.shape[2:])
-        return Prediction(
-            forward=full[:n],
-            backward=full[n:],
-            moving_segmentation=None if scores is None else scores[:n],
-            fixed_segmentation=None if scores is None else scores[n:],
-            levels=levels,
-        )
+        return Prediction.split(n, full, None, scores, levels)
 
     def _register(self, pyramid: Sequence[torch.Tensor], n: int) -> list[Level]:
         """Fields of both directions, coarse to fine; the batch holds n forward and then n backward pairs."""

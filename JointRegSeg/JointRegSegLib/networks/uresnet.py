@@ -28,7 +28,7 @@ from torch import nn
 
 from .. import fields
 from .blocks import zeroed
-from .interface import Level, Prediction, RegistrationNetwork
+from .interface import Level, Prediction, RegistrationNetwork, stacked
 from .linear import AffineHead
 
 
@@ -117,10 +117,7 @@ class UResNet(RegistrationNetwork):
 
     def forward(self, moving: torch.Tensor, fixed: torch.Tensor) -> Prediction:
         self.check(moving, fixed)
-        n = moving.shape[0]
-        pairs = torch.cat([moving, fixed], 1)
-        if self.both:
-            pairs = torch.cat([pairs, torch.cat([fixed, moving], 1)])
+        pairs = stacked(moving, fixed, self.both)
         features = [self.first(pairs)]
         for level in self.down:
             features.append(level(features[-1]))
@@ -131,12 +128,5 @@ class UResNet(RegistrationNetwork):
         scores = None
         if self.segmentation is not None:
             scores = self.classifier(self.segmentation(features)).float()
-        return Prediction(
-            forward=displacement[:n],
-            backward=displacement[n:] if self.both else None,
-            affine=affine[:n],
-            backward_affine=affine[n:] if self.both else None,
-            moving_segmentation=None if scores is None else scores[:n],
-            fixed_segmentation=scores[n:] if scores is not None and self.both else None,
-            levels=[Level(displacement, gradients, affine)],
-        )
+        levels = [Level(displacement, gradients, affine)]
+        return Prediction.split(len(moving), displacement, affine, scores, levels)

@@ -36,10 +36,12 @@ def show(
     result: SceneResult,
     fixed: slicer.vtkMRMLScalarVolumeNode,
     comparison: Comparison = "checkerboard",
+    fraction: float = 0.5,
 ) -> None:
     """Show a result for reading, axial at first, through the middle of its structures.
 
-    It shows images alone: what was laid over them before has to be laid over them again.
+    It shows images alone: what was laid over them before has to be laid over them again. For ``comparison`` and
+    ``fraction`` see `show_comparison`.
 
     Raises
     ------
@@ -51,7 +53,7 @@ def show(
         slice_node(scene, tag)
         background(scene, tag, volume)
     slice_node(scene, COMPARISON)
-    show_comparison(scene, result, fixed, comparison)
+    show_comparison(scene, result, fixed, comparison, fraction)
     fit(scene, fixed, result.get("fixed_segmentation"))
     layout = _layout_node(scene)
     if layout.IsLayoutDescription(LAYOUT):

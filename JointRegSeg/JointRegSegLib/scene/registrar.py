@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,9 +16,6 @@ from .. import catalog, memory
 from ..client import Worker, WorkerError
 from ..errors import InputError
 from . import requirements, results, runs, sequences, volumes
-
-#: A lattice side that `generic` takes by default.
-WORKING_SIZE = 112
 
 
 @dataclass
@@ -114,10 +112,7 @@ class Registrar:
         InputError
             If a volume cannot be registered as it is.
         """
-        if missing := requirements.missing():
-            raise requirements.MissingPackages(
-                f"Python packages are missing: {', '.join(missing)}; open the module JointRegSeg, which installs them"
-            )
+        requirements.check()
         return runs.Run(self.worker, slicer.mrmlScene, fixed, moving, options, **more)
 
     def registerSequence(
@@ -136,7 +131,6 @@ class Registrar:
         InputError
             If it is no sequence of volumes. What goes wrong with a single frame is in the result's ``failures``.
         """
-
         volumes.voxels_of(fixedNode, "fixed volume")
 
         def register(frame: slicer.vtkMRMLScalarVolumeNode) -> results.SceneResult:
@@ -170,8 +164,7 @@ class Registrar:
         InputError, ModelError, OutputError
             If the table, the model or the folder cannot be used at all.
         """
-        if missing := requirements.missing():
-            raise requirements.MissingPackages(f"Python packages are missing: {', '.join(missing)}")
+        requirements.check()
         folder = Path(outputFolder).absolute()
         request = {
             "folder": str(folder),
@@ -199,15 +192,12 @@ class Registrar:
                     # What was done before it is kept; doing that anew would never end.
                     request["overwrite"] = False
 
-    def memory_needed(self, fixed: slicer.vtkMRMLNode, moving: slicer.vtkMRMLNode, entry: dict, side: int) -> float:
-        """About how many bytes a run would take at its peak; ``entry`` is a model's of `catalog.entries`."""
-        voxels = [float(node.GetImageData().GetNumberOfPoints()) for node in (fixed, moving)]
-        if "preprocessing" in entry:
-            width, height, depth = entry["preprocessing"]["size"]
-            lattice = float(width * height * depth)
-        else:
-            lattice = min(voxels[0], float(side) ** 3)
-        return memory.estimate(*voxels, lattice)
+
+def memory_needed(fixed: slicer.vtkMRMLNode, moving: slicer.vtkMRMLNode, entry: dict, side: int) -> float:
+    """About how many bytes a run takes at its peak; ``entry`` is of `catalog.entries`, ``side`` generic's in voxels."""
+    voxels = [node.GetImageData().GetNumberOfPoints() for node in (fixed, moving)]
+    lattice = math.prod(entry["preprocessing"]["size"]) if "preprocessing" in entry else min(voxels[0], side**3)
+    return memory.estimate(*voxels, lattice)
 
 
 def outside_domain(node: slicer.vtkMRMLScalarVolumeNode, role: str, entry: dict) -> str | None:

@@ -33,6 +33,14 @@ def missing() -> list[str]:
     return [name for name in (TORCH, *PACKAGES) if importlib.util.find_spec(name) is None]
 
 
+def check() -> None:
+    """Raise `MissingPackages` unless everything is installed."""
+    if found := missing():
+        raise MissingPackages(
+            f"Python packages are missing: {', '.join(found)}; open the module JointRegSeg, which installs them"
+        )
+
+
 def install(modules: list[str]) -> bool:
     """Install modules, after asking; returns whether all are there now. For the window: it shows dialogs.
 
