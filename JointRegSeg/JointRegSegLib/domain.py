@@ -11,7 +11,7 @@ from .catalog import TOLERANCE
 from .geometry import Grid
 from .preprocess import INTENSITIES, Preprocessing
 
-#: The same for percentiles of normalized intensity, in standard deviations.
+#: The same for percentiles of normalized intensity, in standard deviations or shares of a CT window.
 INTENSITY_TOLERANCE = 0.35
 #: How far below that of the least clear training image the mean probability of the labels may lie.
 CONFIDENCE_TOLERANCE = 0.05
@@ -19,13 +19,17 @@ PERCENTILES = (10, 50, 90)
 
 
 def describe(image: torch.Tensor, grid: Grid, preprocessing: Preprocessing) -> dict[str, Any]:
-    """Spacing and extent in mm (of the part above the minimum; i, j, k) and percentiles of normalized intensity."""
+    """Spacing and extent in mm (of the part above the minimum; i, j, k) and percentiles of normalized intensity.
+
+    Of several channels the first is described. Where the model counts voxels, both are in voxels.
+    """
     seen = image[0, 0] > image.min()
     size = [int(seen.amax(axes).sum()) for axes in ((0, 1), (0, 2), (1, 2))]
     normalized = INTENSITIES[preprocessing.intensity](image, image)[0, 0][seen]
+    spacing = grid.spacing if preprocessing.unit == "mm" else np.ones(3)
     return {
-        "spacing": grid.spacing.tolist(),
-        "extent": (grid.spacing * size).tolist(),
+        "spacing": spacing.tolist(),
+        "extent": (spacing * size).tolist(),
         "intensity": np.percentile(normalized.numpy(), PERCENTILES).tolist(),
     }
 
@@ -39,15 +43,18 @@ def describe_segmentation(probabilities: torch.Tensor, voxel_volume: float) -> d
     return {"volumes": volumes, "confidence": float(best.mean()) if len(best) else 0.0}
 
 
-def warnings(name: str, seen: dict[str, Any], domain: dict[str, Any], label_names: list[str]) -> list[str]:
+def warnings(
+    name: str, seen: dict[str, Any], domain: dict[str, Any], label_names: list[str], unit: str = "mm"
+) -> list[str]:
     """What is unlike the training data, one sentence each; ``seen`` joins both descriptions, ``name`` says of what."""
+    cubic = "mm³" if unit == "mm" else "voxels"
     out = []
     for key, what in (("spacing", "voxel spacing"), ("extent", "extent")):
         low, high = domain[key]
         values = seen[key]
         if min(values) < low * (1 - TOLERANCE) or max(values) > high * (1 + TOLERANCE):
             text = " x ".join(f"{v:.3g}" for v in values)
-            out.append(f"{name}: {what} of {text} mm; the model was trained on {low:.3g} to {high:.3g} mm")
+            out.append(f"{name}: {what} of {text} {unit}; the model was trained on {low:.3g} to {high:.3g} {unit}")
     for value, (low, high), percentile in zip(seen["intensity"], domain["intensity"], PERCENTILES, strict=True):
         if not low - INTENSITY_TOLERANCE <= value <= high + INTENSITY_TOLERANCE:
             out.append(
@@ -59,8 +66,8 @@ def warnings(name: str, seen: dict[str, Any], domain: dict[str, Any], label_name
         for value, (low, high), label in zip(seen["volumes"], domain["volumes"], label_names, strict=True):
             if not low * (1 - TOLERANCE) <= value <= high * (1 + TOLERANCE):
                 out.append(
-                    f"{name}: the model finds {value:.0f} mm³ of {label}, in training {low:.0f} to {high:.0f} mm³; "
-                    "is it the right anatomy?"
+                    f"{name}: the model finds {value:.0f} {cubic} of {label}, "
+                    f"in training {low:.0f} to {high:.0f} {cubic}; is it the right anatomy?"
                 )
         if seen["confidence"] < domain["confidence"] - CONFIDENCE_TOLERANCE:
             out.append(

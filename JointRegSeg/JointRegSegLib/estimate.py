@@ -76,10 +76,11 @@ def by_model(
         preprocessing = replace(preprocessing, alignment=align)
     network = load(bundle)
     tell(progress, "network", 0.0)
-    lattice = preprocessing.lattice(fixed.grid)
+    lattice = preprocessing.lattice(fixed.grid, center=preprocessing.middle(fixed.values, fixed.grid))
     partner = lattice
-    if preprocessing.alignment == "center":
-        partner = preprocessing.lattice(moving.grid, axes=fixed.grid)
+    if preprocessing.alignment != "world":
+        middle = preprocessing.middle(moving.values, moving.grid)
+        partner = preprocessing.lattice(moving.grid, axes=fixed.grid, center=middle)
     require_overlap(fixed.grid, moving.grid, preprocessing.alignment)
     initial = partner.array_affine @ np.linalg.inv(lattice.array_affine)
     inputs = {
@@ -98,7 +99,9 @@ def by_model(
             matrix = np.vstack([answer.affine[0].double().cpu().numpy(), [0, 0, 0, 1]])
             initial = partner.array_affine @ matrix @ np.linalg.inv(lattice.array_affine)
             linear = fields.then_affine(torch.zeros_like(forward), answer.affine)
-            moved, backward = fields.warp(moved, linear), fields.invert(forward)
+            moved, backward = fields.warp(moved, linear), None  # for it undoes the affine part, too
+        if backward is None:
+            backward = fields.invert(forward)
         probabilities = {
             "fixed": answer.fixed_segmentation.softmax(1) if answer.fixed_segmentation is not None else None,
             "moving": answer.moving_segmentation.softmax(1) if answer.moving_segmentation is not None else None,
@@ -113,8 +116,7 @@ def by_model(
         if answer.affine is not None and classes["moving"] is not None:
             classes["moving"] = fields.warp(classes["moving"], linear)
         forward, backward = from_network(
-            moved[:, :1].clone(),
-            inputs["fixed"].to(device)[:, :1],
+            *preprocessing.comparable(moved.clone(), inputs["fixed"].to(device)),
             forward.clone(),
             backward.clone(),
             objective,
@@ -139,13 +141,15 @@ def by_model(
 
 def _domain_warnings(bundle: Bundle, volumes: dict[str, Volume], estimate: Estimate) -> list[str]:
     out = []
-    names = [label["name"] for label in bundle.manifest["labels"]]
+    names, unit = [label["name"] for label in bundle.manifest["labels"]], bundle.preprocessing.unit
     for name, volume in volumes.items():
         seen: dict[str, Any] = domain.describe(volume.values, volume.grid, bundle.preprocessing)
         probabilities = getattr(estimate, f"{name}_probabilities")
         if probabilities is not None:
-            seen |= domain.describe_segmentation(probabilities, estimate.deformation.grid.voxel_volume)
-        out += domain.warnings(f"{name} image", seen, bundle.manifest["domain"], names)
+            lattice = estimate.fixed_grid if name == "fixed" else estimate.moving_grid
+            own = 1.0 if unit == "mm" else volume.grid.voxel_volume
+            seen |= domain.describe_segmentation(probabilities, lattice.voxel_volume / own)
+        out += domain.warnings(f"{name} image", seen, bundle.manifest["domain"], names, unit)
     return out
 
 
@@ -210,5 +214,6 @@ def require_overlap(fixed: Grid, moving: Grid, alignment: str) -> None:
         distance = float(np.linalg.norm(fixed.center - moving.center))
         raise InputError(
             f"the images do not overlap in space (their middles are {distance:.0f} mm apart); "
-            "begin with their middles on each other (--align center; in Slicer: Advanced, Begin)"
+            "begin with their middles on each other",
+            "align",
         )

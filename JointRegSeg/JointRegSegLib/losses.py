@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -62,13 +63,13 @@ def mutual_information(
     Parameters
     ----------
     a, b : torch.Tensor
-        (N, 1, D, H, W) images in [0, 1]; values outside are cut.
+        (N, C, D, H, W) images in [0, 1]; values outside are cut. Each channel has a histogram of its own.
     samples : int
         Only every n-th voxel is counted, so that about this many remain.
     """
     out = []
-    for i in range(a.shape[0]):
-        x, y = a[i].reshape(-1), b[i].reshape(-1)
+    for i, c in itertools.product(range(a.shape[0]), range(a.shape[1])):
+        x, y = a[i, c].reshape(-1), b[i, c].reshape(-1)
         if mask is not None:
             keep = mask[i].reshape(-1) > 0.5
             x, y = x[keep], y[keep]
@@ -87,20 +88,53 @@ def _parzen(values: torch.Tensor, bins: int) -> torch.Tensor:
     return (1 - (position[:, None] - centers).abs()).clamp_min(0)
 
 
-def dice(a: torch.Tensor, b: torch.Tensor, eps: float = 1e-3) -> torch.Tensor:
-    """One minus the soft Dice coefficient with a squared denominator (Milletari et al. 2016), mean over channels.
+def dice(
+    a: torch.Tensor,
+    b: torch.Tensor,
+    eps: float = 1e-3,
+    known: torch.Tensor | None = None,
+    squared: bool = True,
+) -> torch.Tensor:
+    """One minus the soft Dice coefficient, mean over labels and batch.
 
-    ``a`` and ``b`` are (N, K, D, H, W) memberships without the background; a class absent from both counts as perfect.
+    Parameters
+    ----------
+    a, b : torch.Tensor
+        (N, K, D, H, W) memberships without the background; a label absent from both counts as perfect.
+    known : torch.Tensor, optional
+        (N, K), 1 or true for the labels that an image's data set has; the mean is over them, and 0 if there are none.
+    squared : bool
+        The denominator: sums of squares (Milletari et al. 2016), or of the memberships themselves (Xu and Niethammer
+        2019, equation 3, which as printed lacks the factor 2 that makes equal masks perfect).
     """
     axes = (2, 3, 4)
-    numerator = 2 * (a * b).sum(axes) + eps
-    return (1 - numerator / (a.square().sum(axes) + b.square().sum(axes) + eps)).mean()
+    sizes = [(x.square() if squared else x).sum(axes) for x in (a, b)]
+    missed = 1 - (2 * (a * b).sum(axes) + eps) / (sum(sizes) + eps)
+    if known is None:
+        return missed.mean()
+    known = known.to(missed.dtype)
+    return (missed * known).sum() / known.sum().clamp_min(1e-6)
 
 
-def segmentation(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross entropy and Dice of class scores against memberships, both (N, K, D, H, W) with the background first."""
-    entropy = -(labels * scores.log_softmax(1)).sum(1).mean()
-    return entropy + dice(scores.softmax(1)[:, 1:], labels[:, 1:])
+def segmentation(scores: torch.Tensor, labels: torch.Tensor, known: torch.Tensor | None = None) -> torch.Tensor:
+    """Cross entropy and Dice of class scores against memberships.
+
+    Parameters
+    ----------
+    scores, labels : torch.Tensor
+        (N, 1 + K, D, H, W), the background first. A label that an image lacks is background in its ``labels``.
+    known : torch.Tensor, optional
+        (N, K) as in `dice`. What an image's data set did not annotate may be hidden in its background: there the
+        probability of either is right (the marginal loss of Shi et al. 2021).
+    """
+    log = scores.log_softmax(1)
+    if known is not None:
+        # Background and unknown labels form one class: each of them gets the probability of all.
+        merged = F.pad(~known.bool(), (1, 0), value=True)[:, :, None, None, None]
+        together = log.masked_fill(~merged, -torch.inf).logsumexp(1, keepdim=True)
+        log = torch.where(merged, together, log)
+    entropy = -(labels * log).sum(1).mean()
+    return entropy + dice(scores.softmax(1)[:, 1:], labels[:, 1:], known=known)
 
 
 def gradient_deviation(gradients: torch.Tensor) -> torch.Tensor:
@@ -138,12 +172,15 @@ def diffusion(displacement: torch.Tensor, spacing: Sequence[float] = (1, 1, 1)) 
 
 
 def bending(displacement: torch.Tensor) -> torch.Tensor:
-    """Mean squared second derivative, zero for every affine map (Rueckert et al. 1999, equation 8), voxel units."""
+    """Mean over voxels of the squared Hessians, summed over components (Xu and Niethammer 2019, equation 5).
+
+    In voxel units; zero for every affine map. Mixed derivatives count twice, once for either order.
+    """
     total = displacement.new_zeros(())
     for a in range(3):
         pure = displacement.diff(n=2, dim=2 + a).square()
         mixed = [2 * displacement.diff(dim=2 + a).diff(dim=2 + b).square() for b in range(a)]
-        total = total + sum(x.mean() for x in [pure, *mixed] if x.numel())
+        total = total + sum(x.sum(1).mean() for x in [pure, *mixed] if x.numel())
     return total
 
 

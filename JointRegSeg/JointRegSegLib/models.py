@@ -37,9 +37,7 @@ class Bundle:
     def preprocessing(self) -> Preprocessing:
         """The model's working space."""
         entry = self.manifest["preprocessing"]
-        return Preprocessing(
-            tuple(entry["size"]), tuple(entry["spacing"]), entry["orientation"], entry["intensity"], entry["alignment"]
-        )
+        return Preprocessing(**{key: tuple(v) if isinstance(v, list) else v for key, v in entry.items()})
 
     @property
     def label_values(self) -> list[int]:
@@ -80,9 +78,7 @@ def find(name: str | Path) -> Bundle:
     known = {bundle.name: bundle for bundle in installed()}
     if str(name) in known:
         return known[str(name)]
-    raise ModelError(
-        f"no model '{name}'; known: {', '.join([GENERIC, *known])} (or name a folder with model.json and weights)"
-    )
+    raise ModelError(f"no model '{name}'; known: {', '.join([GENERIC, *known])}", "model")
 
 
 def open_bundle(folder: Path) -> Bundle:
@@ -111,8 +107,7 @@ def _check(manifest: dict[str, Any], folder: Path) -> None:
         raise ModelError(f"{folder}: model.json is not valid at {place}: {error.message}") from None
     if manifest["network"] not in NETWORKS:
         raise ModelError(f"{folder}: needs the network '{manifest['network']}', which this version does not have")
-    if _numbers(manifest["requires"]) > _numbers(__version__):
-        raise ModelError(f"{folder}: needs JointRegSeg {manifest['requires']}, this is {__version__}; update it")
+    catalog.require_version(manifest, folder)
     labels, classes = len(manifest["labels"]), manifest["arguments"].get("classes", 0)
     if len(manifest["domain"]["volumes"]) != labels or classes not in (0, labels + 1):
         raise ModelError(f"{folder}: model.json contradicts itself in its number of labels; get the bundle anew")
@@ -124,10 +119,6 @@ def _check(manifest: dict[str, Any], folder: Path) -> None:
 def schema() -> dict[str, Any]:
     """The JSON schema of ``model.json``."""
     return json.loads((_HERE / "model.schema.json").read_text(encoding="utf-8"))
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".")[:3])
 
 
 @lru_cache(maxsize=4)
@@ -143,6 +134,8 @@ def _loaded(folder: Path, stamp: tuple[int, int]) -> RegistrationNetwork:
         network.load_state_dict({k: v.float() for k, v in load_file(weights).items()})
     except Exception as error:  # wrong arguments, file, shapes or names: torch and safetensors raise different types
         raise ModelError(f"{weights}: does not fit the network of model.json ({str(error).splitlines()[0]})") from None
+    if network.inputs != bundle.preprocessing.channels:
+        raise ModelError(f"{folder}: model.json contradicts itself in its number of channels; get the bundle anew")
     if any(n % network.divisor for n in bundle.preprocessing.size):
         raise ModelError(f"{folder}: model.json has a size that its network cannot take; get the bundle anew")
     return network.eval().requires_grad_(False)

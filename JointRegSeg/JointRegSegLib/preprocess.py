@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from .geometry import Grid, resample
+
+#: Level and width of the CT windows in HU: soft tissue, a wider one, bone (Estienne et al. 2020, abdominal network).
+CT_WINDOWS = ((40, 400), (100, 800), (400, 1000))
+
+ALIGNMENTS = ("center", "mass", "world")
+UNITS = ("mm", "voxels")
 
 
 @dataclass(frozen=True)
@@ -16,14 +23,19 @@ class Preprocessing:
     Attributes
     ----------
     size, spacing : tuple
-        Voxels and mm along i, j, k of the working lattice.
+        Voxels and their distance along i, j, k of the working lattice.
     orientation : str
         Directions in which i, j, k run, as in 'RAS'.
     intensity : str
         'zscore': zero mean and unit deviation over the voxels above the minimum, cut at ±5 (Estienne et al. 2020).
+        'ct-windows': a channel for each of `CT_WINDOWS`, 0 … 1, for images in HU.
     alignment : str
         Where the moving lattice lies before registration: 'center' on the middle of its own image, for crops that
-        share no frame; 'world' where the fixed one lies.
+        share no frame; 'mass' on its center of mass, for organs cut out of their surroundings; 'world' where the fixed
+        one lies.
+    unit : str
+        Of ``spacing``: 'mm', or 'voxels' of the image itself, for scans whose headers do not tell the true spacing; an
+        axis that is no longer than the lattice then keeps its own voxels.
     """
 
     size: tuple[int, int, int]
@@ -31,21 +43,44 @@ class Preprocessing:
     orientation: str = "RAS"
     intensity: str = "zscore"
     alignment: str = "center"
+    unit: str = "mm"
 
     def __post_init__(self) -> None:
         if self.intensity not in INTENSITIES:
             raise ValueError(f"unknown intensity preprocessing '{self.intensity}'; known: {', '.join(INTENSITIES)}")
-        if self.alignment not in ("center", "world"):
-            raise ValueError(f"alignment is 'center' or 'world', not '{self.alignment}'")
+        if self.alignment not in ALIGNMENTS:
+            raise ValueError(f"alignment is one of {', '.join(ALIGNMENTS)}, not '{self.alignment}'")
 
-    def lattice(self, image: Grid, axes: Grid | None = None) -> Grid:
-        """Working lattice on the middle of ``image``, along its own axes or those of ``axes``.
+        if self.unit not in UNITS:
+            raise ValueError(f"unit is one of {', '.join(UNITS)}, not '{self.unit}'")
+
+    @property
+    def channels(self) -> int:
+        """Number of channels that a network sees."""
+        return len(CT_WINDOWS) if self.intensity == "ct-windows" else 1
+
+    def middle(self, image: torch.Tensor, grid: Grid) -> np.ndarray:
+        """World point on which the working lattice of a (1, 1, D, H, W) image lies, (3,) LPS mm."""
+        if self.alignment != "mass":
+            return grid.center
+        weight = (image[0, 0] - image.min()).double()
+        total = weight.sum().clamp_min(1e-12)
+        axes = zip(weight.shape, ((1, 2), (0, 2), (0, 1)), strict=True)
+        place = [float((weight.sum(others) * torch.arange(n)).sum() / total) for n, others in axes]
+        return grid.array_affine[:3, :3] @ np.array(place) + grid.origin
+
+    def lattice(self, image: Grid, axes: Grid | None = None, center: np.ndarray | None = None) -> Grid:
+        """Working lattice on the middle of ``image`` or on ``center``, along its own axes or those of ``axes``.
 
         Its voxels coincide with the image's where spacing and axes agree, so that nothing is blurred.
         """
         oriented = image.oriented(self.orientation)
         direction = (axes.oriented(self.orientation) if axes else oriented).direction
-        return Grid.centered(image.center, self.size, self.spacing, direction).snapped(oriented)
+        place = image.center if center is None else center
+        spacing = np.array(self.spacing, float)
+        if self.unit == "voxels":
+            spacing = oriented.spacing * np.where(np.array(oriented.size) > self.size, spacing, 1)
+        return Grid.centered(place, self.size, spacing, direction).snapped(oriented)
 
     def apply(self, image: torch.Tensor, source: Grid, target: Grid) -> torch.Tensor:
         """(1, 1, D, H, W) image on ``source`` → (1, C, d, h, w) input of a network on ``target``.
@@ -54,11 +89,26 @@ class Preprocessing:
         """
         return INTENSITIES[self.intensity](image, resample(image, source, target, fill=float(image.min())))
 
+    def comparable(self, *images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """(1, C, D, H, W) inputs of a network with each channel of about unit deviation, for `similarity`.
+
+        All images are scaled alike, so that equal tissue stays equal.
+        """
+        if self.intensity == "zscore":
+            return images
+        deviation = torch.cat(images).std((0, 2, 3, 4), keepdim=True)
+        deviation = torch.where(deviation > 1e-3, deviation, 1)  # a window may hold nothing
+        return tuple(image / deviation for image in images)
+
 
 def _zscore(image: torch.Tensor, resampled: torch.Tensor) -> torch.Tensor:
     values = image[image > image.min()]
     return ((resampled - values.mean()) / values.std().clamp_min(1e-6)).clamp(-5, 5)
 
 
+def _ct_windows(image: torch.Tensor, resampled: torch.Tensor) -> torch.Tensor:
+    return torch.cat([((resampled - level) / width + 0.5).clamp(0, 1) for level, width in CT_WINDOWS], 1)
+
+
 #: Each takes the whole image, for its statistics, and the resampled one.
-INTENSITIES = {"zscore": _zscore}
+INTENSITIES = {"zscore": _zscore, "ct-windows": _ct_windows}

@@ -121,7 +121,7 @@ def from_network(
     Parameters
     ----------
     moving, fixed : torch.Tensor
-        (1, 1, D, H, W) images on one lattice.
+        (1, C, D, H, W) images on one lattice.
     forward, backward : torch.Tensor
         (1, 3, D, H, W) displacements in voxels to begin with.
     moving_classes, fixed_classes : torch.Tensor, optional
@@ -194,7 +194,7 @@ def joint_objective(
     both: torch.Tensor, images: list[torch.Tensor], classes: list[torch.Tensor] | None, objective: Objective
 ) -> torch.Tensor:
     """The objective of (2, 3, D, H, W) displacements, forward and backward, for [moving, fixed] images and classes."""
-    sources = torch.cat(images)
+    sources, channels = torch.cat(images), images[0].shape[1]
     if classes is not None:
         sources = torch.cat([sources, torch.cat(classes)], 1)
     warped = fields.warp(sources, both)
@@ -202,10 +202,10 @@ def joint_objective(
     if objective.inverse:
         loss = loss + objective.inverse * losses.inverse_consistency(both[:1], both[1:])
     if classes is not None and objective.overlap:
-        loss = loss + objective.overlap * losses.dice(warped[:, 1:], torch.cat(classes[::-1]))
+        loss = loss + objective.overlap * losses.dice(warped[:, channels:], torch.cat(classes[::-1]))
     if objective.image:
-        target = torch.cat(images[::-1])
-        loss = loss + objective.image * dissimilarity(objective.similarity, warped[:, :1], target, objective.window)
+        seen, target = warped[:, :channels], torch.cat(images[::-1])
+        loss = loss + objective.image * dissimilarity(objective.similarity, seen, target, objective.window)
     return loss
 
 

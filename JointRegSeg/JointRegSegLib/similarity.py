@@ -17,7 +17,7 @@ FLAT = 1e-2
 def dissimilarity(
     name: Similarity, a: torch.Tensor, b: torch.Tensor, window: int = 5, mask: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Local correlation, mean square or mutual information as a loss, for (N, 1, D, H, W) images of unit deviation."""
+    """Local correlation, mean square or mutual information as a loss, for (N, C, D, H, W) images of unit deviation."""
     if name == "lncc":
         return losses.local_correlation(a, b, window, mask, FLAT)
     if name == "mse":
@@ -28,6 +28,6 @@ def dissimilarity(
 
 
 def unit_range(image: torch.Tensor) -> torch.Tensor:
-    """Scaled to 0 … 1 by its own extremes, which are constants to the gradient."""
-    low, high = image.detach().min(), image.detach().max()
+    """Each channel of (N, C, D, H, W) scaled to 0 … 1 by its own extremes, which are constants to the gradient."""
+    low, high = (extreme(image.detach(), (0, 2, 3, 4), keepdim=True) for extreme in (torch.amin, torch.amax))
     return (image - low) / (high - low).clamp_min(1e-6)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from JointRegSegLib import losses
+from JointRegSegLib.similarity import unit_range
 from scipy.ndimage import uniform_filter
 
 SHAPE = (5, 6, 7)
@@ -144,6 +145,27 @@ def test_mutual_information_counts_the_mask_and_a_sample():
     assert losses.mutual_information(low, low, samples=70).item() == pytest.approx(-math.log(2), abs=1e-3)
 
 
+def test_mutual_information_of_images_that_map_one_to_one(generator):
+    """Three values on as many bins: whatever they are exchanged for, the entropy of the image."""
+    values = torch.randint(0, 3, (1, 1, 6, 7, 8), generator=generator)
+    shares = values.flatten().bincount() / values.numel()
+    entropy = -(shares * shares.log()).sum().item()
+    a, b = (torch.tensor(levels, dtype=torch.float64)[values] for levels in ((0.0, 0.5, 1.0), (0.5, 1.0, 0.0)))
+    assert losses.mutual_information(a, b, bins=3).item() == pytest.approx(-entropy, abs=1e-6)
+    other = torch.rand(a.shape, generator=generator, dtype=torch.float64).round()
+    assert losses.mutual_information(a, other, bins=3).item() > -0.1 * entropy
+
+
+def test_mutual_information_is_the_mean_over_channels(images, mask):
+    a, b = images
+    alone = [losses.mutual_information(a[:, c : c + 1], b[:, c : c + 1], 8, mask) for c in range(2)]
+    assert losses.mutual_information(a, b, 8, mask).item() == pytest.approx(torch.stack(alone).mean().item())
+    assert abs(alone[0] - alone[1]) > 1e-4
+    both = torch.cat([a[:, :1], 7 + 3 * b[:, :1]], 1)
+    assert unit_range(both).amin((0, 2, 3, 4)).tolist() == [0, 0]
+    torch.testing.assert_close(unit_range(both)[:, :1], unit_range(a[:, :1]))
+
+
 def test_dice_by_hand():
     a, b = torch.zeros(2, 1, 2, 2, 2, 2)
     a[0, 0, 0], b[0, 0, :, 0] = 1, 1  # four voxels each, two in common
@@ -152,6 +174,60 @@ def test_dice_by_hand():
     assert losses.dice(a, b).item() == pytest.approx((0.5 + 1) / 2, abs=2e-3)
     assert losses.dice(0.5 * a[:, :1], a[:, :1], eps=0).item() == pytest.approx(1 - 2 * 2 / (1 + 4))  # squares
     assert losses.dice(a, a).item() == 0  # the second class is in neither and counts as perfect
+
+
+def test_dice_with_a_plain_denominator_by_hand():
+    a, b = torch.zeros(2, 1, 1, 2, 2, 2)
+    a[0, 0, 0], b[0, 0, :, 0] = 0.5, 1  # four voxels each, two in common
+    assert losses.dice(a, b, eps=0, squared=False).item() == pytest.approx(1 - 2 * (2 * 0.5) / (2 + 4))
+    assert losses.dice(b, b, eps=0, squared=False).item() == 0
+
+
+def test_dice_of_known_labels_by_hand():
+    a, b = torch.zeros(2, 2, 2, 2, 2, 2)
+    a[0, 0, 0], b[0, 0, :, 0] = 1, 1  # 0.5 in the first image
+    a[0, 1], a[1, 0], b[1, 0] = 1, 1, 1  # missed altogether; perfect in the second image
+    a[1, 1, 0] = 1  # nothing is there
+    known = torch.tensor([[1, 0], [1, 0]])
+    assert losses.dice(a, b, 1e-9, known).item() == pytest.approx((0.5 + 0) / 2)
+    assert losses.dice(a, b, 1e-9, torch.tensor([[True, True], [False, False]])).item() == pytest.approx((0.5 + 1) / 2)
+    assert losses.dice(a, b, 1e-9, torch.ones(2, 2)).item() == pytest.approx(losses.dice(a, b, 1e-9).item())
+
+
+def test_nothing_known_teaches_nothing(generator):
+    scores = torch.randn(2, 3, 2, 3, 4, generator=generator, requires_grad=True)
+    labels = torch.zeros(2, 3, 2, 3, 4)
+    labels[:, 0] = 1
+    for loss in (
+        losses.dice(scores.softmax(1)[:, 1:], labels[:, 1:], known=torch.zeros(2, 2)),
+        losses.segmentation(scores, labels, torch.zeros(2, 2)),
+    ):
+        assert loss.item() == pytest.approx(0, abs=1e-6)
+        (slope,) = torch.autograd.grad(loss, scores)
+        assert slope.isfinite().all() and slope.abs().max() < 1e-6
+
+
+def test_segmentation_with_a_label_that_was_not_annotated_by_hand():
+    """Probabilities 0.2, 0.3 and 0.5 everywhere; the last label may hide in the background."""
+    scores = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64).log().view(1, 3, 1, 1, 1).expand(1, 3, 1, 1, 4)
+    labels = torch.zeros(1, 3, 1, 1, 4, dtype=torch.float64)
+    labels[:, 0, ..., :3], labels[:, 1, ..., 3] = 1, 1
+    entropy = -(3 * math.log(0.2 + 0.5) + math.log(0.3)) / 4
+    dice = 1 - (2 * 0.3 + 1e-3) / (4 * 0.3**2 + 1 + 1e-3)
+    found = losses.segmentation(scores, labels, torch.tensor([[True, False]])).item()
+    assert found == pytest.approx(entropy + dice)
+    assert losses.segmentation(scores, labels, torch.ones(1, 2)).item() == losses.segmentation(scores, labels).item()
+
+
+def test_a_label_that_was_not_annotated_is_not_pushed_away(generator):
+    """Of two images of a batch the first lacks the second label: only the other one teaches that it is not there."""
+    scores = torch.randn(2, 3, 2, 3, 4, generator=generator, requires_grad=True)
+    labels = torch.zeros(2, 3, 2, 3, 4)
+    labels[:, 0] = 1
+    known = torch.tensor([[True, False], [True, True]])
+    (slope,) = torch.autograd.grad(losses.segmentation(scores, labels, known), scores)
+    assert slope[0, 2].max() < 0  # it takes from the first label, as the background does
+    assert slope[1, 2].min() > 0
 
 
 def test_segmentation_extremes():
@@ -177,9 +253,12 @@ def test_diffusion_by_hand():
 def test_bending_by_hand():
     affine = displacement(0.3 * ramp(0) + ramp(2), 2 * ramp(1) - 7, ramp(0) - 0.1 * ramp(1))
     assert losses.bending(affine).item() == pytest.approx(0, abs=1e-20)
-    assert losses.bending(displacement(ramp(1) ** 2, 0, 0)).item() == pytest.approx(2**2 / 3)
+    assert losses.bending(displacement(ramp(1) ** 2, 0, 0)).item() == pytest.approx(2**2)
     # A mixed derivative counts twice, as in the sum over both orders.
-    assert losses.bending(displacement(0, 3 * ramp(0) * ramp(2), 0)).item() == pytest.approx(2 * 3**2 / 3)
+    assert losses.bending(displacement(0, 3 * ramp(0) * ramp(2), 0)).item() == pytest.approx(2 * 3**2)
+    # The Frobenius norm of a quadratic form's Hessian, H = [[2, 1, 0], [1, 0, 0], [0, 0, -6]], in two components.
+    quadratic = ramp(0) ** 2 + ramp(0) * ramp(1) - 3 * ramp(2) ** 2 + ramp(1) - 4
+    assert losses.bending(displacement(quadratic, 0, 2 * quadratic)).item() == pytest.approx((1 + 4) * (4 + 2 + 36))
 
 
 @pytest.mark.parametrize("loss", [losses.diffusion, losses.bending])
@@ -212,6 +291,9 @@ CHECKED = {
     "correlation": lambda a, b: losses.correlation(a, b),
     "mutual_information": lambda a, b: losses.mutual_information(a, b, bins=4),
     "dice": lambda a, b: losses.dice(a, b),
+    "plain dice": lambda a, b: losses.dice(a, b, squared=False),
+    "dice of known labels": lambda a, b: losses.dice(a, b, known=torch.tensor([[1, 0, 1]])),
+    "segmentation of known labels": lambda a, b: losses.segmentation(a, b.softmax(1), torch.tensor([[1, 0]])),
     "segmentation": lambda a, b: losses.segmentation(a, b.softmax(1)),
     "gradient_deviation": lambda a, b: losses.gradient_deviation(a) + losses.gradient_deviation(b),
     "diffusion": lambda a, b: losses.diffusion(a - b, (1, 2, 3)),

@@ -70,12 +70,14 @@ class Level:
 
     ``gradients`` is None where a level estimates a velocity instead. Both are (2 N, 3, d, h, w), first the forward,
     then the backward direction, or (N, 3, d, h, w) if the network answers in one direction only; ``affine`` is a
-    (…, 3, 4) voxel matrix applied after the displacement, where there is one.
+    (…, 3, 4) voxel matrix applied after the displacement, where there is one. ``velocity`` is the stationary velocity
+    field, of the displacement's shape and unit, whose exponential all of the displacement is, where there is one.
     """
 
     displacement: torch.Tensor
     gradients: torch.Tensor | None
     affine: torch.Tensor | None = None
+    velocity: torch.Tensor | None = None
 
 
 def stacked(moving: torch.Tensor, fixed: torch.Tensor, both: bool) -> torch.Tensor:

@@ -1,0 +1,118 @@
+"""SVF-Net (Rohé et al. 2017, "SVF-Net: Learning Deformable Image Registration Using Shape Matching").
+
+A U-Net on both images stacked, which answers with a stationary velocity field v: forward is exp(v), backward exp(-v).
+It is made for short-axis cardiac MRI of 64 × 64 × 16 voxels, whose slices are thick: the first two levels convolve and
+pool within slices (array axes H and W), after which voxels are about as thick as wide; the 3rd and 4th level are 3D.
+Settled here, where the paper is silent:
+
+- As in the U-Net that it follows: two convolutions a level (3 × 3, or 3³) with ReLU, maximum pooling by 2, transposed
+  convolutions up again, the encoder's features beside them; widths double from 32.
+- The last layer, a 3 × 3 convolution within slices, starts at zero: the identity. Velocities are in voxels of the
+  lattice, channels along D, H, W.
+- exp by scaling and squaring with 7 steps.
+
+Additions, off in the paper's version (``paper``):
+
+- *normalized*: instance normalization and leaky ReLU.
+- *symmetric*: the network also runs on the images exchanged, and v = (net(m, f) - net(f, m)) / 2: exchanging the images
+  exchanges forward and backward exactly.
+- *classes*: a second head on the same features segments the first image of the stack, so with *symmetric* both.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from .. import fields
+from .blocks import zeroed
+from .interface import Level, Prediction, RegistrationNetwork, stacked
+
+#: Levels whose convolutions stay within slices.
+PLANAR = 2
+SQUARINGS = 7
+
+
+def _layers(inputs: int, outputs: int, planar: bool, normalized: bool) -> nn.Sequential:
+    """Two convolutions; (N, inputs, D, H, W) → (N, outputs, D, H, W)."""
+    kernel, padding = ((1, 3, 3), (0, 1, 1)) if planar else (3, 1)
+    layers: list[nn.Module] = []
+    for before in (inputs, outputs):
+        layers.append(nn.Conv3d(before, outputs, kernel, padding=padding))
+        layers += [nn.InstanceNorm3d(outputs, affine=True), nn.LeakyReLU(0.1, True)] if normalized else [nn.ReLU(True)]
+    return nn.Sequential(*layers)
+
+
+def _step(level: int) -> tuple[int, int, int]:
+    """By how much D, H, W shrink from ``level`` to the next."""
+    return (1, 2, 2) if level < PLANAR else (2, 2, 2)
+
+
+class SVFNet(RegistrationNetwork):
+    """A stationary velocity field, both of its exponentials and both segmentations.
+
+    Parameters
+    ----------
+    channels : sequence of int
+        Width of each level, fine to coarse; the first two are planar.
+    inputs : int
+        Channels of an image.
+    classes : int
+        Labels with the background; 0 leaves the segmentation out.
+    normalized, symmetric : bool
+        See the module's text. Without ``symmetric`` only the moving image is segmented.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int] = (12, 24, 48, 96),
+        inputs: int = 1,
+        classes: int = 4,
+        normalized: bool = True,
+        symmetric: bool = True,
+    ) -> None:
+        super().__init__()
+        if len(channels) <= PLANAR:
+            raise ValueError(f"channels needs more than {PLANAR} levels, the planar ones")
+        self.inputs, self.symmetric = inputs, symmetric
+        self.divisor = 2 ** (len(channels) - 1)
+        self.down, self.pool, self.widen, self.up = (nn.ModuleList() for _ in range(4))
+        for level, (before, width) in enumerate(itertools.pairwise([2 * inputs, *channels])):
+            self.down.append(_layers(before, width, level < PLANAR, normalized))
+        for level, (width, below) in enumerate(itertools.pairwise(channels)):
+            self.pool.append(nn.MaxPool3d(_step(level)))
+            self.widen.append(nn.ConvTranspose3d(below, width, _step(level), stride=_step(level)))
+            self.up.append(_layers(2 * width, width, level < PLANAR, normalized))
+        self.velocity = zeroed(nn.Conv3d(channels[0], 3, (1, 3, 3), padding=(0, 1, 1)))
+        self.classifier = nn.Conv3d(channels[0], classes, 1) if classes else None
+
+    @classmethod
+    def paper(cls, channels: Sequence[int] = (32, 64, 128, 256), **options: int) -> SVFNet:
+        """The published network: no normalization, one order of the images, no segmentation."""
+        return cls(channels, classes=0, normalized=False, symmetric=False, **options)
+
+    def forward(self, moving: torch.Tensor, fixed: torch.Tensor) -> Prediction:
+        self.check(moving, fixed)
+        n = len(moving)
+        features = self._features(stacked(moving, fixed, self.symmetric))
+        velocity = self.velocity(features).float()
+        if self.symmetric:
+            velocity = (velocity[:n] - velocity[n:]) / 2
+        velocity = torch.cat([velocity, -velocity])
+        displacement = fields.scale_and_square(velocity, SQUARINGS)
+        scores = None if self.classifier is None else self.classifier(features).float()
+        levels = [Level(displacement, None, velocity=velocity)]
+        return Prediction.split(n, displacement, None, scores, levels)
+
+    def _features(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, 2 inputs, D, H, W) → (N, channels[0], D, H, W)."""
+        encoded = [self.down[0](x)]
+        for pool, down in zip(self.pool, self.down[1:], strict=True):
+            encoded.append(down(pool(encoded[-1])))
+        x = encoded.pop()
+        for widen, up in reversed(list(zip(self.widen, self.up, strict=True))):
+            x = up(torch.cat([widen(x), encoded.pop()], 1))
+        return x

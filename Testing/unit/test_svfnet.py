@@ -1,0 +1,93 @@
+"""SVF-Net: what has to hold whatever its weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from JointRegSegLib import fields
+from JointRegSegLib.networks import SVFNet
+from perturb import perturbed
+
+SHAPE = (8, 16, 24)
+
+
+@pytest.fixture
+def pair(generator):
+    moving, fixed = torch.rand(2, 2, 1, *SHAPE, generator=generator)
+    return moving, fixed
+
+
+def test_untrained_is_exactly_the_identity(pair):
+    for network in (SVFNet(), SVFNet.paper((4, 8, 16, 32))):
+        answer = network(*pair)
+        assert not answer.forward.any()
+        assert not answer.backward.any()
+        assert torch.equal(fields.warp(pair[0], answer.there), pair[0])
+
+
+def test_exchanging_the_images_exchanges_the_answers(pair):
+    network = perturbed(SVFNet())
+    answer, turned = network(*pair), network(*pair[::-1])
+    assert answer.forward.abs().max() > 0.1
+    torch.testing.assert_close(answer.forward, turned.backward)
+    torch.testing.assert_close(answer.moving_segmentation, turned.fixed_segmentation)
+    paper = perturbed(SVFNet.paper((4, 8, 16, 32)))
+    assert (paper(*pair).forward - paper(*pair[::-1]).backward).abs().max() > 0.1
+
+
+def test_both_ways_are_exponentials_of_one_velocity(pair):
+    answer = perturbed(SVFNet())(*pair)
+    there, back = answer.levels[0].velocity.chunk(2)
+    assert torch.equal(there, -back)
+    torch.testing.assert_close(answer.forward, fields.scale_and_square(there))
+    torch.testing.assert_close(answer.backward, fields.scale_and_square(back))
+
+
+def test_an_image_with_itself_does_not_move(pair):
+    assert not perturbed(SVFNet())(pair[0], pair[0]).forward.any()
+
+
+def test_who_is_segmented(pair):
+    both, one = SVFNet()(*pair), SVFNet(symmetric=False, classes=3)(*pair)
+    assert both.moving_segmentation.shape == both.fixed_segmentation.shape == (2, 4, *SHAPE)
+    assert one.moving_segmentation.shape == (2, 3, *SHAPE)
+    assert one.fixed_segmentation is None
+    assert SVFNet.paper((4, 8, 16, 32))(*pair).moving_segmentation is None
+
+
+def test_the_first_two_levels_stay_within_slices(generator):
+    network = perturbed(SVFNet(normalized=False, symmetric=False))
+    images = torch.rand(1, 2, *SHAPE, generator=generator, requires_grad=True)
+
+    def reached(features: torch.Tensor) -> list[bool]:
+        (gradient,) = torch.autograd.grad(features[0, :, 3].sum(), images, retain_graph=True)
+        return (gradient != 0).any(4).any(3)[0].any(0).tolist()
+
+    own = [k == 3 for k in range(SHAPE[0])]
+    first = network.down[0](images)
+    second = network.down[1](network.pool[0](first))
+    third = network.down[2](network.pool[1](second))
+    assert second.shape[2:] == (8, 8, 12)
+    assert reached(first) == reached(second) == own
+    assert third.shape[2:] == (8, 4, 6)
+    assert sum(reached(third)) == 5  # two 3³ convolutions
+    assert network.pool[2](third).shape[2:] == (4, 2, 3)
+
+
+def test_gradients_reach_every_parameter(pair, generator):
+    network = perturbed(SVFNet())
+    answer = network(*pair)
+    outputs = [answer.forward, answer.backward, answer.moving_segmentation, answer.fixed_segmentation]
+    sum((o * torch.randn(o.shape, generator=generator)).sum() for o in outputs).backward()
+    # Normalization takes away what the bias before it adds, and the difference of both orders the velocity's.
+    idle = {f"{name}.{i}.bias" for name, block in network.named_modules() if name.startswith(("down.", "up."))
+            and isinstance(block, torch.nn.Sequential) for i in (0, 3)} | {"velocity.bias"}  # fmt: skip
+    for name, parameter in network.named_parameters():
+        assert name in idle or parameter.grad.abs().max() > 1e-5, name
+
+
+def test_refused_arguments(pair):
+    with pytest.raises(ValueError, match="more than 2 levels"):
+        SVFNet((8, 16))
+    with pytest.raises(ValueError, match="multiples of 8"):
+        SVFNet()(pair[0][..., :20], pair[1][..., :20])
