@@ -16,7 +16,7 @@ class Augmentation:
     ``rotation``, ``translation``, ``zoom`` and ``flips`` (probability along D, H, W) are the same for both images of a
     pair, as in Estienne et al. 2020; ``own_rotation``, ``own_translation`` and ``elastic`` differ, so that there are
     more shapes than subjects. W is right and left, which both occur; a flip of H helps with files that have lost
-    their orientation.
+    their orientation. ``planar`` keeps all motion within slices (H, W), for voxels much thicker than wide.
     """
 
     rotation: float = 15
@@ -29,6 +29,7 @@ class Augmentation:
     contrast: float = 0.15
     bias: float = 0.2
     noise: float = 0.1
+    planar: bool = False
 
     def __call__(
         self, images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator
@@ -44,7 +45,10 @@ class Augmentation:
             return uniform(count // 2, *size).repeat(2, *[1] * len(size))
 
         angles = torch.deg2rad(self.rotation * paired(3) + self.own_rotation * uniform(count, 3))
-        scale = torch.exp(self.zoom * paired(1)).view(-1, 1, 1)
+        along = torch.tensor([0.0 if self.planar else 1.0, 1.0, 1.0], device=device)
+        if self.planar:
+            angles[:, 1:] = 0
+        scale = torch.exp(self.zoom * paired(1) * along)[:, :, None]
         skew = torch.zeros(count, 3, 3, device=device)
         for axis, (a, b) in enumerate(((1, 2), (2, 0), (0, 1))):
             skew[:, a, b], skew[:, b, a] = -angles[:, axis], angles[:, axis]
@@ -52,12 +56,13 @@ class Augmentation:
         chance = torch.tensor(self.flips, device=device)
         linear = linear * torch.where((paired(3) + 1) / 2 < chance, -1.0, 1.0)[:, None, :]
         center = torch.tensor([(n - 1) / 2 for n in shape], device=device)
-        shift = self.translation * paired(3) + self.own_translation * uniform(count, 3)
+        shift = along * (self.translation * paired(3) + self.own_translation * uniform(count, 3))
         offset = center + shift - linear @ center
         coordinates = affine_coordinates(torch.cat([linear, offset[:, :, None]], 2), shape, images)
         if self.elastic:
             coarse = [max(n // 10, 2) for n in shape]
             waves = torch.randn(count, 3, *coarse, generator=generator).to(device)
+            waves = waves * along.view(1, 3, 1, 1, 1)
             coordinates = coordinates + self.elastic * fields.resize(waves, shape, rescale=False)
         both = sample(torch.cat([images, labels], 1), coordinates)
         images, labels = both.split([images.shape[1], labels.shape[1]], 1)

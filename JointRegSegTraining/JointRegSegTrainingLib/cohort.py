@@ -1,41 +1,221 @@
-"""The images and labels a network learns from, on its working lattice and in memory."""
+"""A cohort: a CSV that names each image, its labels, whose it is, and what it is for."""
 
 from __future__ import annotations
 
+import csv
 import random
+import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from JointRegSegLib import files
 from JointRegSegLib.errors import InputError
-from JointRegSegLib.geometry import resample
-from JointRegSegLib.preprocess import Preprocessing
+
+SPLITS = ("train", "validation", "test")
+COLUMNS = ("image", "labels", "subject", "split", "annotated", "labeled_by")
+IMAGES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 
 
-@dataclass
-class Subject:
-    """One person: ``image`` (1, C, D, H, W) ready for the network and ``labels`` (1, 1, D, H, W), whole numbers."""
+@dataclass(frozen=True)
+class Row:
+    """One image. ``labels`` is None where nothing was drawn, ``annotated`` None where every structure was.
 
-    name: str
-    image: torch.Tensor
-    labels: torch.Tensor
+    ``labeled_by`` is the model whose segmentation the labels are, None where people drew them.
+    """
+
+    image: Path
+    labels: Path | None
+    subject: str
+    split: str
+    annotated: tuple[str, ...] | None = None
+    labeled_by: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The image's file name without its ending."""
+        return stem(self.image)
 
 
-def subjects_in(folder: Path) -> list[str]:
-    """Names of all subjects of a folder with ``images/NAME.nii.gz`` and ``labels/NAME.nii.gz``, sorted.
+def stem(path: Path) -> str:
+    """File name without the ending of an image."""
+    ending = next((e for e in IMAGES if path.name.lower().endswith(e)), path.suffix)
+    return path.name[: len(path.name) - len(ending)]
+
+
+def read(path: Path) -> list[Row]:
+    """Rows of a cohort CSV, as `look` finds them.
 
     Raises
     ------
     InputError
-        If there are none.
+        If it cannot be read or is inconsistent; all problems are named.
     """
-    names = sorted(p.name.removesuffix(".nii.gz") for p in (folder / "images").glob("*.nii.gz"))
-    names = [n for n in names if (folder / "labels" / f"{n}.nii.gz").is_file()]
-    if not names:
-        raise InputError(f"{folder}: no images/NAME.nii.gz with labels/NAME.nii.gz")
-    return names
+    rows, problems = look(path)
+    if problems:
+        raise InputError(listed(path, problems))
+    return rows
+
+
+def look(path: Path) -> tuple[list[Row], list[str]]:
+    """Rows of a cohort CSV, and what is wrong with them; relative paths count from its own folder.
+
+    The columns are image, subject, split and, where there are any, labels; ``annotated`` names, separated by
+    semicolons, the structures that were drawn in an image where it was not all of them; ``labeled_by`` is written by
+    ``jointregseg pseudo-label``.
+
+    Raises
+    ------
+    InputError
+        If it is no such table at all.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            table = csv.DictReader(file)
+            columns, entries = table.fieldnames or [], list(table)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read as CSV ({error})") from None
+    missing = [c for c in ("image", "subject", "split") if c not in columns]
+    unknown = [c for c in columns if c not in COLUMNS]
+    if missing or unknown:
+        said = "lacks " + ", ".join(missing) if missing else "has an unknown column " + ", ".join(map(str, unknown))
+        raise InputError(f"{path}: {said}; the columns are {', '.join(COLUMNS)}")
+    rows, problems = [], []
+    for number, entry in enumerate(entries, 2):
+        value = {key: (entry.get(key) or "").strip() for key in COLUMNS}
+        empty = [key for key in ("image", "subject", "split") if not value[key]]
+        if empty:
+            problems.append(f"line {number}: no {' and no '.join(empty)}")
+            continue
+        rows.append(
+            Row(
+                path.parent / value["image"],
+                path.parent / value["labels"] if value["labels"] else None,
+                value["subject"],
+                value["split"],
+                tuple(n.strip() for n in value["annotated"].split(";")) if value["annotated"] else None,
+                value["labeled_by"] or None,
+            )
+        )
+    return rows, problems + check(rows)
+
+
+def check(rows: Sequence[Row]) -> list[str]:
+    """What is wrong with a cohort as a whole, before any image is read."""
+    out = []
+    parts: dict[str, set[str]] = defaultdict(set)
+    seen: dict[Path, int] = defaultdict(int)
+    named: dict[str, set[Path]] = defaultdict(set)
+    for row in rows:
+        if row.split not in SPLITS:
+            out.append(f"{row.image}: split '{row.split}' is none of {', '.join(SPLITS)}")
+        for kind, path in (("image", row.image), ("labels", row.labels)):
+            if path is not None and not path.is_file():
+                out.append(f"{path}: no such {kind} file")
+        parts[row.subject].add(row.split)
+        if row.labeled_by and row.split != "train":
+            out.append(f"{row.image}: its labels are those of a model, so that {row.split} would measure nothing")
+        place = row.image.resolve()
+        seen[place] += 1
+        named[row.name].add(place)
+    out += [f"{image}: is listed {count} times" for image, count in seen.items() if count > 1]
+    for name, places in named.items():
+        if len(places) > 1:
+            out.append(f"{len(places)} images are named '{name}'; rename them, for figures and files go by that name")
+    for subject, found in parts.items():
+        if len(found) > 1:
+            out.append(
+                f"subject '{subject}' is in {' and in '.join(sorted(found))}; a subject belongs to one split only"
+            )
+    return out
+
+
+def check_training(rows: Sequence[Row]) -> list[str]:
+    """What is wrong with a cohort as one to train and to validate on, beyond `check`."""
+    out = []
+    for split, use in (("train", "train on"), ("validation", "validate on")):
+        count = len({row.subject for row in rows if row.split == split})
+        if count < 2:
+            out.append(f"{count} subject{'s' * (count != 1)} to {use}; two at least make a pair")
+    bare = [row for row in rows if row.split == "validation" and row.labels is None]
+    return out + [f"{row.image}: has no labels, which validation needs" for row in bare]
+
+
+def listed(origin: Path | str, problems: Sequence[str]) -> str:
+    """All problems as one message."""
+    if len(problems) == 1:
+        return f"{origin}: {problems[0]}"
+    return f"{origin}: {len(problems)} problems\n" + "\n".join(f"  - {problem}" for problem in problems)
+
+
+def write(path: Path, rows: Sequence[Row]) -> None:
+    """Write a cohort CSV with absolute paths, in one move."""
+    part = path.with_name(path.name + ".tmp")
+    with part.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(COLUMNS)
+        for row in rows:
+            labels = "" if row.labels is None else row.labels.resolve()
+            annotated, by = ";".join(row.annotated or ()), row.labeled_by or ""
+            table.writerow([row.image.resolve(), labels, row.subject, row.split, annotated, by])
+    part.replace(path)
+
+
+def require_same(path: Path, rows: Sequence[Row]) -> None:
+    """Raise `InputError` if a run's cohort is another one than ``rows``: a run that goes on keeps to its split.
+
+    Where the files lie does not matter.
+    """
+
+    def told(rows: Sequence[Row]) -> list[tuple]:
+        return [(row.name, row.subject, row.split, row.labels is None, row.annotated, row.labeled_by) for row in rows]
+
+    if path.is_file() and told(look(path)[0]) != told(rows):
+        raise InputError(f"{path}: the run was begun with another cohort; choose another folder")
+
+
+def of_folder(
+    folder: Path, validation: int, test: int, subject: str = "(.*)", only: str = "", seed: int = 0
+) -> list[Row]:
+    """Rows for a folder with ``images/NAME`` and, under the same names, ``labels/NAME``.
+
+    Parameters
+    ----------
+    validation, test : int
+        Number of subjects to validate on and to leave out altogether.
+    subject : str
+        Regular expression whose first group, at the beginning of NAME, is whose image it is.
+    only : str
+        Regular expression; images whose NAME it is not found in are left out.
+
+    Raises
+    ------
+    InputError
+        If there are too few, or the expressions do not fit.
+    """
+    try:
+        whose, wanted = re.compile(subject), re.compile(only)
+    except re.error as error:
+        raise InputError(f"'{subject}' or '{only}' is no regular expression ({error})") from None
+    images = sorted(p for p in (folder / "images").glob("*") if p.name.lower().endswith(IMAGES))
+    images = [p for p in images if wanted.search(stem(p))]
+    if not images:
+        raise InputError(
+            f"{folder}: no images in its folder images/" + (f" with '{only}' in their names" if only else "")
+        )
+    owners = {}
+    for image in images:
+        match = whose.match(stem(image))
+        if not match or not match.groups():
+            raise InputError(f"{image}: '{subject}' does not say whose image it is; it needs a (group)")
+        owners[image] = match.group(1)
+    parts = split(sorted(set(owners.values())), validation, test, seed)
+    part_of = {name: part for part, names in parts.items() for name in names}
+    rows = []
+    for image, owner in owners.items():
+        labels = folder / "labels" / image.name
+        rows.append(Row(image, labels if labels.is_file() else None, owner, part_of[owner]))
+    return rows
 
 
 def split(names: Sequence[str], validation: int, test: int, seed: int = 0) -> dict[str, list[str]]:
@@ -51,28 +231,24 @@ def split(names: Sequence[str], validation: int, test: int, seed: int = 0) -> di
     }
 
 
-def load(folder: Path, names: Sequence[str], preprocessing: Preprocessing) -> list[Subject]:
-    """Read subjects and bring them to the working lattice."""
-    out = []
-    for name in names:
-        image, source = files.to_tensor(files.read_image(folder / "images" / f"{name}.nii.gz"))
-        labels, label_grid = files.to_tensor(files.read_image(folder / "labels" / f"{name}.nii.gz", labels=True))
-        target = preprocessing.lattice(source)
-        out.append(
-            Subject(
-                name,
-                preprocessing.apply(image, source, target),
-                resample(labels, label_grid, target, mode="nearest", fill=0),
-            )
-        )
-    return out
+def random_pairs(
+    names: Sequence[str], count: int, seed: int = 0, owners: Sequence[str] | None = None
+) -> list[tuple[str, str]]:
+    """``count`` pairs (moving, fixed) of images, spread evenly over them; the same for the same seed.
 
+    ``owners`` says whose each image is, each its own where it is None; two of one person are never paired.
 
-def random_pairs(names: Sequence[str], count: int, seed: int = 0) -> list[tuple[str, str]]:
-    """``count`` pairs (moving, fixed) of different subjects, spread evenly over them; the same for the same seed."""
+    Raises
+    ------
+    InputError
+        If all are of one person.
+    """
+    owner = dict(zip(names, names if owners is None else owners, strict=True))
+    if len(set(owner.values())) < 2:
+        raise InputError("two subjects at least make a pair")
     rng, out = random.Random(seed), []
     while len(out) < count:
         order = list(names)
         rng.shuffle(order)
-        out += list(zip(order, order[1:] + order[:1], strict=True))
+        out += [(a, b) for a, b in zip(order, order[1:] + order[:1], strict=True) if owner[a] != owner[b]]
     return out[:count]

@@ -1,4 +1,4 @@
-"""Subcommands that training adds to `jointregseg`: train, evaluate, export.
+"""Subcommands that training adds to `jointregseg`: cohort, pseudo-label, train, evaluate, export.
 
 What needs torch is imported by the commands themselves, so that `jointregseg --help` answers at once.
 """
@@ -7,121 +7,118 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
-from dataclasses import fields, replace
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
 
 from JointRegSegLib.device import CHOICES
 
-
-def _add_data(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, required=True, help="folder with images/ and labels/NAME.nii.gz")
-
-
-def _object(text: str) -> dict[str, Any]:
-    """JSON of an object, for argparse."""
-    value = json.loads(text)
-    if not isinstance(value, dict):
-        raise ValueError
-    return value
+CONFIG = "configuration: a YAML file, or the name of one that comes with JointRegSeg"
+PROGRESS = ("auto", "bar", "slicer", "none")
 
 
-def _weights(text: str) -> dict[str, float]:
-    """JSON of loss weights, for argparse."""
-    from .trainer import Weights
+def add_cohort(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``jointregseg cohort``."""
+    parser.description = "Write the CSV of a cohort whose images and labels lie in two folders under the same names."
+    parser.add_argument("folder", type=Path, help="folder with images/ and, where something was drawn, labels/")
+    parser.add_argument("--output", type=Path, required=True, help="CSV to write")
+    parser.add_argument("--validation", type=int, default=20, help="subjects to validate on")
+    parser.add_argument("--test", type=int, default=30, help="subjects to leave out altogether")
+    whose = "regular expression whose first group, at the beginning of a file's name, is whose image it is"
+    parser.add_argument("--subject", default="(.*)", metavar="PATTERN", help=whose)
+    parser.add_argument("--only", default="", metavar="PATTERN", help="regular expression that names have to match")
+    parser.add_argument("--seed", type=int, default=0, help="of the split")
+    parser.set_defaults(run=_cohort)
 
-    return _numbers_of(Weights, text)
 
+def _cohort(arguments: argparse.Namespace) -> int:
+    from . import cohort
 
-def _augmentation(text: str) -> dict[str, float]:
-    """JSON of ranges of augmentation, for argparse."""
-    from .augment import Augmentation
-
-    return _numbers_of(Augmentation, text)
-
-
-def _numbers_of(kind: type, text: str) -> dict[str, float]:
-    value, known = _object(text), [f.name for f in fields(kind) if f.type in ("float", float)]
-    wrong = [k for k, v in value.items() if k not in known or not isinstance(v, int | float)]
-    if wrong:
-        raise argparse.ArgumentTypeError(f"'{wrong[0]}' is nothing with a number here; known: {', '.join(known)}")
-    return value
+    given = arguments
+    rows = cohort.of_folder(given.folder, given.validation, given.test, given.subject, given.only, given.seed)
+    cohort.write(given.output, rows)
+    counts = {split: len({row.subject for row in rows if row.split == split}) for split in cohort.SPLITS}
+    said = ", ".join(f"{count} for {split}" for split, count in counts.items())
+    print(f"{given.output}: {len(rows)} images of {said}; without labels: {sum(r.labels is None for r in rows)}")
+    return 0
 
 
 def add_train(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``jointregseg train``."""
-    parser.description = "Train the symmetric network; run again to go on where it stopped."
-    _add_data(parser)
-    parser.add_argument("--output", type=Path, required=True, help="folder of the run (checkpoint, log)")
-    parser.add_argument("--steps", type=int, help="number of batches (default: the plan's)")
-    parser.add_argument("--pairs", type=int, help="pairs in a batch (default: the plan's)")
-    parser.add_argument("--rate", type=float, help="highest learning rate (default: the plan's)")
-    parser.add_argument("--arguments", type=_object, help="JSON of network arguments that differ from the defaults")
-    parser.add_argument("--weights", type=_weights, default={}, help="JSON of loss weights that differ")
-    parser.add_argument("--augmentation", type=_augmentation, default={}, help="JSON of ranges that differ")
+    parser.description = "Train a network; run again to go on where it stopped."
+    parser.add_argument("--config", required=True, help=CONFIG)
+    parser.add_argument("--cohort", type=Path, required=True, help="CSV: image, labels, subject, split")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the run (checkpoint, log, pictures)")
+    change = "change an entry of the configuration, as in --set steps=2000 --set weights.inverse=0.1"
+    parser.add_argument("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE", help=change)
     parser.add_argument("--start", help="bundle (name or folder) whose weights to begin with, where shapes agree")
-    parser.add_argument(
-        "--freeze", nargs="+", default=[], metavar="PART", help="parts of the network to leave as they are"
-    )
-    mixed = "convolutions in bfloat16 (default on a GPU; twice as fast on a CPU with AVX-512 BF16)"
-    parser.add_argument("--mixed", action=argparse.BooleanOptionalAction, help=mixed)
+    parser.add_argument("--references", type=Path, help="folder of make-references, for scheme 'references'")
     parser.add_argument("--max-minutes", type=float, default=float("inf"), help="stop then; run again to go on")
-    parser.add_argument("--validation", type=int, default=20, help="subjects to validate on")
-    parser.add_argument("--test", type=int, default=30, help="subjects to leave out altogether")
     parser.add_argument("--every", type=int, default=200, help="steps between validations")
     parser.add_argument("--device", choices=CHOICES, default="auto")
+    add_progress(parser)
     parser.set_defaults(run=_train)
 
 
+def add_progress(parser: argparse.ArgumentParser) -> None:
+    """The option that says how a command shows how far it is."""
+    parser.add_argument("--progress", choices=PROGRESS, default="auto", help="slicer: tags that Slicer's CLI reads")
+
+
 def _train(arguments: argparse.Namespace) -> int:
+    from dataclasses import replace
+
     from JointRegSegLib import device, models
 
-    from . import cohort, trainer
-    from .evaluation import validate
+    from . import cohort, plan, subjects
+    from .journal import Journal
+    from .trainer import Trainer
 
+    source = plan.find(arguments.config)
+    entries = plan.read_entries(source, arguments.changes)
     chosen = device.choose(arguments.device)
-    plan = replace(trainer.Plan(), mixed=chosen.type == "cuda")
-    changes = {
-        k: getattr(arguments, k)
-        for k in ("steps", "pairs", "rate", "mixed", "arguments")
-        if getattr(arguments, k) is not None
-    }
-    plan = replace(
-        plan,
-        **changes,
-        weights=replace(plan.weights, **arguments.weights),
-        frozen=tuple(arguments.freeze),
-        augmentation=replace(plan.augmentation, **arguments.augmentation),
-    )
-    divided = cohort.split(cohort.subjects_in(arguments.data), arguments.validation, arguments.test)
-    subjects = cohort.load(arguments.data, divided["train"], plan.preprocessing)
-    held_out = cohort.load(arguments.data, divided["validation"], plan.preprocessing)
-    pairs = cohort.random_pairs(divided["validation"], len(held_out))
+    made = plan.from_entries(entries, str(source))
+    if made.mixed is None:
+        made = replace(made, mixed=chosen.type == "cuda")
+    rows, problems = cohort.look(arguments.cohort)
+    problems += cohort.check_training(rows)
+    # Everything is read, and so checked, before the first step: what only a test would find out comes too late.
+    there = [row for row in rows if all(path is None or path.is_file() for path in (row.image, row.labels))]
+    loaded = list(zip(there, subjects.load(there, made, arguments.cohort, problems), strict=True))
+    train, validation = ([s for row, s in loaded if row.split == split] for split in ("train", "validation"))
+    del loaded
+    cohort.require_same(arguments.output / "cohort.csv", rows)
     start = models.load(models.find(arguments.start)) if arguments.start else None
-    run = trainer.Trainer(plan, subjects, arguments.output, str(chosen), start)
-    (arguments.output / "split.json").write_text(json.dumps(divided, indent=1))
-    started = time.monotonic()
-
-    def report(step: int, terms: dict[str, float]) -> None:
-        figures = validate(run.averaged_network(), held_out, pairs, plan.labels)
-        row = {"step": step, "minutes": (time.monotonic() - started) / 60, "loss": terms, "validation": figures}
-        with (arguments.output / "log.jsonl").open("a") as log:
-            log.write(json.dumps(row) + "\n")
-        print(
-            f"step {step}/{plan.steps}, {row['minutes']:.1f} min, loss {sum(terms.values()):.3f}; validation: "
-            + ", ".join(f"{k} {v:.3f}" for k, v in figures.items()),
-            flush=True,
-        )
-
-    run.run(arguments.max_minutes, arguments.every, report)
+    run = Trainer(made, train, arguments.output, str(chosen), start, arguments.references)
+    if not run.accelerator.is_main_process:
+        run.run(arguments.max_minutes, arguments.every)
+        return 0
+    cohort.write(arguments.output / "cohort.csv", rows)
+    if "card" in entries:
+        (arguments.output / "card.yaml").write_text(json.dumps({"card": entries["card"]}), encoding="utf-8")
+    with _progress(arguments.progress, "training") as progress:
+        run.run(arguments.max_minutes, arguments.every, Journal(run, validation), progress)
     return 0
+
+
+@contextmanager
+def _progress(kind: str, what: str) -> Iterator[Callable[[float], None] | None]:
+    from JointRegSegLib.terminal import Bar
+
+    if kind == "slicer":
+        yield lambda share: print(f"<filter-progress>{share:.4f}</filter-progress>", flush=True)
+    elif kind == "none" or (kind == "auto" and not sys.stderr.isatty()):
+        yield None
+    else:
+        with Bar() as bar:
+            yield lambda share: bar(what, share)
 
 
 def add_evaluate(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``jointregseg evaluate``."""
     parser.description = "Figures of a training run's network alone, on random pairs of held-out subjects."
-    _add_data(parser)
     parser.add_argument("--run", dest="folder", type=Path, required=True, help="folder of the training run")
     parser.add_argument("--part", choices=("validation", "test"), default="test")
     parser.add_argument("--pairs", type=int, default=60)
@@ -129,18 +126,14 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    import torch
-
-    from . import cohort
+    from . import subjects
     from .evaluation import validate
-    from .export import load_run
+    from .runs import load_run, part
 
-    plan, divided, network = load_run(arguments.folder)
-    names = divided[arguments.part]
-    subjects = cohort.load(arguments.data, names, plan.preprocessing)
-    with torch.inference_mode():
-        figures = validate(network, subjects, cohort.random_pairs(names, arguments.pairs), plan.labels)
-    for key, value in figures.items():
+    plan, rows, network = load_run(arguments.folder)
+    held_out = subjects.load(part(rows, arguments.part), plan, arguments.folder)
+    pairs = subjects.pairs_of(held_out, arguments.pairs)
+    for key, value in validate(network, held_out, pairs, plan).items():
         print(f"{key:<14}{value:.4f}")
     return 0
 
@@ -148,18 +141,103 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 def add_export(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``jointregseg export``."""
     parser.description = "Turn a training run into a model bundle, with its figures on the held-out test subjects."
-    _add_data(parser)
     parser.add_argument("--run", dest="folder", type=Path, required=True, help="folder of the training run")
-    parser.add_argument("--card", type=Path, required=True, help="JSON with name, title, anatomy, labels, license, …")
-    parser.add_argument("--output", type=Path, required=True, help="folder of the bundle")
+    where = "folder of the bundle; without it the user's own models, where Slicer and --model find it"
+    parser.add_argument("--output", type=Path, help=where)
+    parser.add_argument("--card", type=Path, help="YAML with another 'card' than that of the configuration")
     parser.add_argument("--pairs", type=int, default=60, help="random test pairs to measure on")
     parser.set_defaults(run=_export)
 
 
 def _export(arguments: argparse.Namespace) -> int:
+    from JointRegSegLib import catalog
+
     from .export import export_bundle
 
-    bundle = export_bundle(arguments.folder, arguments.data, arguments.card, arguments.output, arguments.pairs)
-    print(json.dumps(bundle.manifest["validation"], indent=1))
-    print(bundle.folder)
+    with TemporaryDirectory() as folder:
+        bundle = export_bundle(arguments.folder, arguments.output or Path(folder), arguments.card, arguments.pairs)
+        place = arguments.output or catalog.user_folder() / catalog.install(Path(folder), replace=True)
+    for key, value in bundle.manifest["validation"]["figures"].items():
+        print(f"{key:<14}{value:.4f}")
+    print(place)
     return 0
+
+
+def add_pseudo_label(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``jointregseg pseudo-label``."""
+    parser.description = (
+        "Let a model segment the training images of a cohort that nobody labeled, and write the cohort with these "
+        "labels. Run again to go on where it stopped."
+    )
+    parser.add_argument("--model", required=True, help="bundle (name or folder) that segments")
+    parser.add_argument("--cohort", type=Path, required=True, help="CSV: image, labels, subject, split")
+    parser.add_argument("--output", type=Path, required=True, help="folder for cohort.csv and labels/")
+    parser.add_argument("--device", choices=CHOICES, default="auto")
+    add_progress(parser)
+    parser.set_defaults(run=_pseudo_label)
+
+
+def _pseudo_label(arguments: argparse.Namespace) -> int:
+    from JointRegSegLib import device, models
+
+    from . import cohort
+    from .pseudo import label_cohort
+
+    rows, bundle = cohort.read(arguments.cohort), models.find(arguments.model)
+    with _progress(arguments.progress, "segmenting") as progress:
+        outcome = label_cohort(rows, bundle, arguments.output, device.choose(arguments.device), progress)
+    print(f"{arguments.output / 'cohort.csv'}: {outcome.done} images labeled, {outcome.kept} kept from before")
+    return 0
+
+
+def add_make_references(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``jointregseg make-references``."""
+    parser.description = (
+        "Match the shapes that were segmented in a cohort's training images, as velocities to learn from (SVF-Net). "
+        "Run again to go on where it stopped."
+    )
+    parser.add_argument("--config", required=True, help=CONFIG)
+    parser.add_argument("--cohort", type=Path, required=True, help="CSV: image, labels, subject, split")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the references")
+    changes = "change an entry of the configuration"
+    parser.add_argument("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE", help=changes)
+    parser.add_argument("--processes", type=int, help="that compute at the same time (default: one a processor)")
+    parser.add_argument("--pairs", type=int, default=0, help="random pairs to compute already; training makes the rest")
+    add_progress(parser)
+    parser.set_defaults(run=_make_references)
+
+
+def _make_references(arguments: argparse.Namespace) -> int:
+    from JointRegSegLib.errors import InputError
+
+    from . import cohort, plan, subjects
+    from .references import PairVelocities, make_points, shapes
+    from .runs import part
+
+    if (arguments.processes or 1) < 1:
+        raise InputError(f"--processes takes a whole number of 1 or more, not {arguments.processes}")
+    source = plan.find(arguments.config)
+    made = plan.from_entries(plan.read_entries(source, arguments.changes), str(source))
+    settings = shapes.settings_of(made)
+    learned = subjects.load(part(cohort.read(arguments.cohort), "train"), made, arguments.cohort)
+    drawn = [s for s in shapes.prepared(learned, made) if s.known.all()]
+    labels = {s.name: s.labels[0, 0].numpy().astype("int32") for s in drawn}
+    with _progress(arguments.progress, "matching") as progress:
+        told = (lambda _, share: progress(share)) if progress else (lambda *_: None)
+        template = make_points(labels, settings, arguments.output, arguments.processes, told)
+        if arguments.pairs:
+            pairs = cohort.random_pairs(list(labels), arguments.pairs)
+            PairVelocities(arguments.output).make(pairs, arguments.processes, told)
+    print(f"{arguments.output}: {len(labels)} subjects matched to {template}")
+    return 0
+
+
+#: The subcommands by name; where the package is installed `jointregseg` finds them as entry points.
+COMMANDS = {
+    "cohort": add_cohort,
+    "evaluate": add_evaluate,
+    "make-references": add_make_references,
+    "export": add_export,
+    "pseudo-label": add_pseudo_label,
+    "train": add_train,
+}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
-import json
 import platform
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,114 +12,96 @@ from typing import Any
 import torch
 from JointRegSegLib import domain, files, models
 from JointRegSegLib.errors import InputError
-from JointRegSegLib.networks import NETWORKS, RegistrationNetwork
-from JointRegSegLib.preprocess import Preprocessing
+from JointRegSegLib.networks import RegistrationNetwork
 
-from . import cohort
-from .evaluation import validate
-from .trainer import Plan, build, read_state
-
-#: What a card has to say; the rest of a manifest comes from the run.
-CARD = ("name", "title", "description", "anatomy", "modality", "labels", "refinement", "training", "license")
-
-
-def load_run(folder: Path) -> tuple[Plan, dict[str, list[str]], RegistrationNetwork]:
-    """Plan, split and averaged network of a training run.
-
-    Raises
-    ------
-    InputError
-        If the folder holds no run.
-    """
-    try:
-        entries = json.loads((folder / "plan.json").read_text())
-        divided = json.loads((folder / "split.json").read_text())
-    except OSError as error:
-        raise InputError(f"{error.filename}: no such file; name the folder of a training run") from None
-    state = read_state(folder)
-    plan = Plan(
-        network=entries["network"],
-        arguments=entries["arguments"],
-        preprocessing=Preprocessing(**{k: _tuples(v) for k, v in entries["preprocessing"].items()}),
-        labels=tuple(entries["labels"]),
-        seed=entries["seed"],
-    )
-    network = build(plan)
-    network.load_state_dict(state["average"])
-    return plan, divided, network.eval()
+from .cohort import Row
+from .evaluation import class_scores, validate
+from .plan import Plan, read_entries, schema
+from .runs import load_run, part
+from .subjects import load, pairs_of
+from .trainer import all_arguments
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def export_bundle(run: Path, data: Path, card: Path, output: Path, pairs: int = 60) -> models.Bundle:
+def export_bundle(run: Path, output: Path, card: Path | None = None, pairs: int = 60) -> models.Bundle:
     """Write a bundle; its domain is described on the training subjects, its figures come from the test subjects.
+
+    ``card`` is a YAML file with the entry ``card``; without it the one that the run was begun with counts.
 
     Raises
     ------
     InputError
         If the run or the card is incomplete.
     """
-    plan, divided, network = load_run(run)
+    import jsonschema
+
+    plan, rows, network = load_run(run)
+    origin = card or run / "card.yaml"
+    entries = read_entries(origin).get("card") if origin.is_file() else None
+    if entries is None:
+        raise InputError(f"{origin}: no 'card'; it says what the model is called and trained on")
     try:
-        entries = json.loads(card.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{card}: cannot be read ({error}); give a JSON file with {', '.join(CARD)}") from None
-    if missing := [key for key in CARD if key not in entries]:
-        raise InputError(f"{card}: lacks {', '.join(missing)}")
+        jsonschema.validate(entries, schema()["properties"]["card"])
+    except jsonschema.ValidationError as error:
+        raise InputError(f"{origin}: card: {error.message}") from None
     # Figures are those of the weights that ship, in half precision.
     network.load_state_dict({k: v.half().float() for k, v in network.state_dict().items()})
-    test = cohort.load(data, divided["test"], plan.preprocessing)
-    figures = validate(network, test, cohort.random_pairs(divided["test"], pairs), plan.labels)
-    figures["seconds"] = _seconds(network, test[0].image)
+    test, train = part(rows, "test"), part(rows, "train")
+    subjects = load(test, plan, run)
+    figures = validate(network, subjects, pairs_of(subjects, pairs), plan)
+    figures["seconds"] = _seconds(network, subjects[0].image)
+    found = class_scores(network, subjects[0].image)
     manifest = {
-        **{key: entries[key] for key in CARD},
+        "refinement": {},
+        **entries,
+        "labels": [] if found is None else [_label(plan.labels[i]) for i in plan.segmented],
         "network": plan.network,
-        "arguments": _all_arguments(plan),
+        "arguments": all_arguments(plan),
         "preprocessing": asdict(plan.preprocessing),
-        "domain": describe_domain(network, plan, data, divided["train"]),
+        "domain": describe_domain(network, plan, train),
         "validation": {
             "command": f"jointregseg export --pairs {pairs}",
             "pairs": pairs,
-            "subjects": len(test),
+            "subjects": len({row.subject for row in test}),
             "machine": f"{torch.get_num_threads()} CPU threads, {platform.machine()}",
             "figures": {key: round(value, 4) for key, value in figures.items()},
         },
     }
-    manifest["training"] = {**entries["training"], "subjects": len(divided["train"]), "held_out": divided["test"]}
+    manifest["training"] = {
+        **entries["training"],
+        "subjects": len({row.subject for row in train}),
+        "held_out": sorted({row.name for row in test}),
+    }
     return models.write_bundle(output, manifest, network)
 
 
+def _label(label: Any) -> dict[str, Any]:
+    entry = {"value": label.value, "name": label.name, "color": label.color}
+    return entry | ({"code": label.code} if label.code else {})
+
+
 @torch.inference_mode()
-def describe_domain(network: RegistrationNetwork, plan: Plan, data: Path, names: list[str]) -> dict[str, Any]:
+def describe_domain(network: RegistrationNetwork, plan: Plan, rows: Sequence[Row]) -> dict[str, Any]:
     """What the training images and the network's answers to them are like, as ranges; see ``model.schema.json``."""
     seen: list[dict[str, Any]] = []
-    for name in names:
-        image, grid = files.to_tensor(files.read_image(data / "images" / f"{name}.nii.gz"))
-        lattice = plan.preprocessing.lattice(grid)
-        prepared = plan.preprocessing.apply(image, grid, lattice)
-        scores = network(prepared, prepared).fixed_segmentation
-        row = domain.describe(image, grid, plan.preprocessing)
+    for row, subject in zip(rows, load(rows, plan), strict=True):
+        image, grid = files.to_tensor(files.read_image(row.image))
+        scores = class_scores(network, subject.image)
+        entry = domain.describe(image, grid, plan.preprocessing)
         if scores is not None:
-            row |= domain.describe_segmentation(scores.softmax(1), lattice.voxel_volume)
-        seen.append(row)
+            lattice = plan.preprocessing.lattice(grid)
+            own = 1.0 if plan.preprocessing.unit == "mm" else grid.voxel_volume
+            entry |= domain.describe_segmentation(scores.softmax(1), lattice.voxel_volume / own)
+        seen.append(entry)
 
     def ranges(rows: list[list[float]]) -> list[list[float]]:
         return [[round(min(column), 3), round(max(column), 3)] for column in zip(*rows, strict=True)]
 
     return {
-        **{key: ranges([[v] for row in seen for v in row[key]])[0] for key in ("spacing", "extent")},
-        "intensity": ranges([row["intensity"] for row in seen]),
-        "volumes": ranges([row.get("volumes", []) for row in seen]),
-        "confidence": round(min(row.get("confidence", 1.0) for row in seen), 3),
+        **{key: ranges([[v] for entry in seen for v in entry[key]])[0] for key in ("spacing", "extent")},
+        "intensity": ranges([entry["intensity"] for entry in seen]),
+        "volumes": ranges([entry.get("volumes", []) for entry in seen]),
+        "confidence": round(min(entry.get("confidence", 1.0) for entry in seen), 3),
     }
-
-
-def _all_arguments(plan: Plan) -> dict[str, Any]:
-    """The network's arguments with its defaults written out, so that a later default does not change old bundles."""
-    parameters = inspect.signature(NETWORKS[plan.network]).parameters
-    return {name: p.default for name, p in parameters.items()} | plan.arguments
 
 
 @torch.inference_mode()

@@ -1,68 +1,24 @@
-"""Training: losses of one direction or both, checkpoints that continue exactly."""
+"""Training: steps, checkpoints that continue exactly, on one process or on many."""
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from JointRegSegLib import fields, losses
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from JointRegSegLib.errors import InputError
-from JointRegSegLib.networks import NETWORKS, Prediction, RegistrationNetwork
-from JointRegSegLib.preprocess import Preprocessing
+from JointRegSegLib.networks import NETWORKS, RegistrationNetwork
 
-from .augment import Augmentation
-from .cohort import Subject
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Weight of each term; `similarity`, `overlap` and `gradient` are α, β and γ of Estienne et al. 2020, `error` (mean
-    square), `similarity`, `affine` and `gradient` those of Estienne et al. 2019, equations 4 and 5."""
-
-    similarity: float = 1.0
-    error: float = 0.0
-    overlap: float = 1.0
-    gradient: float = 0.1
-    affine: float = 0.1
-    inverse: float = 0.05
-    smoothness: float = 0.0
-    folding: float = 10.0
-    segmentation: float = 1.0
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All that decides the outcome of a training, and what is written into its folder as ``plan.json``.
-
-    ``mixed`` computes convolutions in bfloat16: half the time on a GPU, and on a CPU that knows it (AVX-512 BF16).
-    ``frozen`` names parts of the network whose weights stay as they are: with encoder and segmentation trained already,
-    registration alone takes a third of the time.
-    """
-
-    network: str = "symmetric"
-    arguments: dict = field(default_factory=dict)
-    preprocessing: Preprocessing = field(default_factory=lambda: Preprocessing((40, 56, 40), (1, 1, 1)))
-    labels: tuple[int, ...] = (1, 2)
-    weights: Weights = field(default_factory=Weights)
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    steps: int = 4000
-    pairs: int = 2
-    rate: float = 1e-3
-    average: float = 0.998
-    mixed: bool = False
-    frozen: tuple[str, ...] = ()
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.network not in NETWORKS:
-            raise InputError(f"unknown network '{self.network}'; known: {', '.join(NETWORKS)}")
+from .plan import Plan
+from .schemes import scheme_of
+from .subjects import Subject
 
 
 def build(plan: Plan) -> RegistrationNetwork:
@@ -71,13 +27,29 @@ def build(plan: Plan) -> RegistrationNetwork:
     Raises
     ------
     InputError
-        If the network does not take the plan's arguments.
+        If the network does not take the plan's arguments, or does not fit its lattice, channels or labels.
     """
     torch.manual_seed(plan.seed)
     try:
-        return NETWORKS[plan.network](**plan.arguments)
+        network = NETWORKS[plan.network](**plan.arguments)
     except (TypeError, ValueError) as error:
         raise InputError(f"network '{plan.network}' does not take these arguments ({error})") from None
+    if any(n % network.divisor for n in plan.preprocessing.size):
+        raise InputError(f"preprocessing.size: network '{plan.network}' needs multiples of {network.divisor}")
+    if network.inputs != plan.preprocessing.channels:
+        raise InputError(f"arguments.inputs: images have {plan.preprocessing.channels} channels, not {network.inputs}")
+    classes, needed = all_arguments(plan).get("classes", 0), len(plan.segmented) + 1
+    if classes not in (0, needed):
+        raise InputError(
+            f"arguments.classes: segmented labels and background are {needed}, not {classes} (0: no segmentation)"
+        )
+    return network
+
+
+def all_arguments(plan: Plan) -> dict[str, Any]:
+    """The network's arguments with its defaults written out, so that a later default does not change old bundles."""
+    parameters = inspect.signature(NETWORKS[plan.network]).parameters
+    return {name: p.default for name, p in parameters.items()} | plan.arguments
 
 
 def read_state(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -97,53 +69,6 @@ def read_state(folder: Path, device: torch.device | str = "cpu") -> dict[str, An
         raise InputError(f"{path}: is damaged; remove it to begin anew") from None
 
 
-def memberships(labels: torch.Tensor, values: Sequence[int]) -> torch.Tensor:
-    """(N, 1, D, H, W) whole numbers → (N, 1 + K, D, H, W) one-hot memberships, background first."""
-    found = [(labels == value).float() for value in values]
-    return torch.cat([1 - sum(found), *found], 1)
-
-
-def objective(
-    prediction: Prediction, images: torch.Tensor, labels: torch.Tensor, weights: Weights
-) -> dict[str, torch.Tensor]:
-    """Loss terms, weighted, of a batch: images (2 N, C, D, H, W), moving first, and memberships (2 N, K, D, H, W).
-
-    Each level of the deep supervision is compared at its own resolution and the last one at the image's too; both
-    directions count alike.
-    """
-    n = images.shape[0] // 2
-    out = {name: images.new_zeros(()) for name in asdict(weights)}
-    share = 1 / len(prediction.levels)
-    for level in prediction.levels:
-        u, count = level.displacement, len(level.displacement)
-        moving, fixed, moving_labels, target = (
-            F.adaptive_avg_pool3d(x[:count], u.shape[2:])
-            for x in (images, images.roll(n, 0), labels, labels.roll(n, 0))
-        )
-        total = fields.then_affine(u, level.affine)
-        window = 9 if u.shape[2:] == images.shape[2:] else 5
-        warped = fields.warp(moving, total)
-        out["similarity"] += share * losses.local_correlation(warped, fixed, window)
-        out["error"] += share * losses.mse(warped, fixed)
-        out["overlap"] += share * losses.dice(fields.warp(moving_labels, total)[:, 1:], target[:, 1:])
-        if level.gradients is not None:
-            out["gradient"] += share * losses.gradient_deviation(level.gradients)
-        if level.affine is not None:
-            out["affine"] += share * losses.affine_deviation(level.affine, u.shape[2:])
-        out["folding"] += share * losses.folding(u)
-        out["smoothness"] += share * losses.diffusion(u)
-        if count > n:
-            out["inverse"] += share * losses.inverse_consistency(total[:n], total[n:])
-    both = [way for way in (prediction.there, prediction.back) if way is not None]
-    count = n * len(both)
-    carried = fields.warp(labels[:count, 1:], torch.cat(both))
-    out["overlap"] = out["overlap"] + losses.dice(carried, labels.roll(n, 0)[:count, 1:])
-    scores = [s for s in (prediction.moving_segmentation, prediction.fixed_segmentation) if s is not None]
-    if scores:
-        out["segmentation"] = losses.segmentation(torch.cat(scores), labels[: n * len(scores)])
-    return {name: value * getattr(weights, name) for name, value in out.items()}
-
-
 def fits(own: torch.Tensor | None, other: torch.Tensor) -> bool:
     """Whether a weight exists here and has the same shape."""
     return own is not None and own.shape == other.shape
@@ -153,7 +78,8 @@ class Trainer:
     """One training run in one folder.
 
     ``state.pt`` holds everything (weights, their running average, optimizer, random state, step); a run that was
-    interrupted goes on from it and draws the same pairs and variations as an unbroken one.
+    interrupted goes on from it and draws the same pairs and variations as an unbroken one. Under ``accelerate launch``
+    or ``torchrun`` every process takes its share of each batch, and the first one writes.
     """
 
     def __init__(
@@ -163,55 +89,82 @@ class Trainer:
         folder: Path,
         device: str = "cpu",
         start: RegistrationNetwork | None = None,
+        references: Path | None = None,
     ) -> None:
-        """Begin a run in ``folder`` or continue the one there; ``start`` is a trained network to take weights from."""
-        if len(train) < 2 * plan.pairs:
-            raise InputError(f"{len(train)} subjects are too few for batches of {plan.pairs} pairs; lower --pairs")
-        self.plan, self.folder, self.device = plan, folder, torch.device(device)
+        """Begin a run in ``folder`` or continue the one there.
+
+        ``start`` is a trained network to take weights from, ``references`` the folder of make-references.
+
+        Raises
+        ------
+        InputError
+            If the plan does not fit the subjects, the network, the number of processes or the run in the folder.
+        """
+        # A part that rests, or that no weighted loss asks for, has no gradients: processes have to be prepared for it.
+        rests = DistributedDataParallelKwargs(find_unused_parameters=True)
+        self.accelerator = Accelerator(cpu=device == "cpu", kwargs_handlers=[rests])
+        if plan.pairs % self.accelerator.num_processes:
+            count = self.accelerator.num_processes
+            raise InputError(f"batches of {plan.pairs} pairs cannot be shared evenly by {count} processes")
+        self.plan, self.folder = plan, folder
+        self.device = torch.device(device) if self.accelerator.num_processes == 1 else self.accelerator.device
+        self.scheme = scheme_of(plan, train, references, self.device)
         self.network = build(plan)
         if start is not None:
             own = self.network.state_dict()
             self.network.load_state_dict(own | {k: v for k, v in start.state_dict().items() if fits(own.get(k), v)})
         self.network.to(self.device)
-        parts = dict(self.network.named_children())
+        self.parts = dict(self.network.named_children())
+        for name in (*plan.frozen, *plan.alternate):
+            if name not in self.parts:
+                raise InputError(f"the network has no part '{name}'; it has {', '.join(self.parts)}")
         for name in plan.frozen:
-            if name not in parts:
-                raise InputError(f"the network has no part '{name}' to freeze; it has {', '.join(parts)}")
-            parts[name].requires_grad_(False)
+            self.parts[name].requires_grad_(False)
         self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
         trained = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=plan.rate, weight_decay=1e-4)
         self.generator = torch.Generator().manual_seed(plan.seed)
         self.step = 0
-        self.images = torch.cat([s.image for s in train]).to(self.device)
-        self.labels = torch.cat([s.labels for s in train]).to(self.device)
-        folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(asdict(plan), indent=1)
-        plan_file = folder / "plan.json"
-        if plan_file.exists() and json.loads(plan_file.read_text()) != json.loads(text):
-            raise InputError(f"{plan_file} holds another plan; choose another folder")
-        plan_file.write_text(text)
+        # Loss terms since the last report; a run that goes on reports what an unbroken one would.
+        self.sums: dict[str, float] = {}
+        self.counted = 0
+        self._keep_plan()
         if (folder / "state.pt").exists():
             self._resume()
+        self.model = self.network
+        if self.accelerator.num_processes > 1:
+            self.model = self.accelerator.prepare_model(self.network)
 
     def rate(self) -> float:
-        """Learning rate now: a short warm-up, then half a cosine down to zero."""
-        warm = min(1.0, (self.step + 1) / 100)
-        return self.plan.rate * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, self.step / self.plan.steps)))
+        """Learning rate now: a short warm-up, then the plan's course."""
+        plan, warm = self.plan, min(1.0, (self.step + 1) / 100)
+        course = {
+            "cosine": 0.5 * (1 + math.cos(math.pi * min(1.0, self.step / plan.steps))),
+            "constant": 1.0,
+            "halving": 0.5 ** (self.step // plan.halving),
+        }
+        return plan.rate * warm * course[plan.schedule]
+
+    def resting(self) -> set[str]:
+        """Parts that are not trained in this step of the alternation."""
+        place = self.step % max(sum(self.plan.alternate.values()), 1)
+        for name, count in self.plan.alternate.items():
+            if place < count:
+                return set(self.plan.alternate) - {name}
+            place -= count
+        return set()
 
     def train_step(self) -> dict[str, float]:
-        """One batch; returns the weighted loss terms."""
-        n = self.plan.pairs
-        chosen = torch.randperm(len(self.images), generator=self.generator)[: 2 * n].to(self.device)
-        labels = memberships(self.labels[chosen], self.plan.labels)
-        images, labels = self.plan.augmentation(self.images[chosen], labels, self.generator)
+        """One batch; returns the weighted loss terms of this process."""
+        resting = self.resting()
+        for name in self.plan.alternate:
+            self.parts[name].requires_grad_(name not in resting and name not in self.plan.frozen)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.mixed):
-            prediction = self.network(images[:n], images[n:])
-        terms = objective(prediction, images, labels, self.plan.weights)
+        shared = self.accelerator
+        terms = self.scheme.terms(self.model, self.generator, shared.process_index, shared.num_processes)
         self.optimizer.zero_grad(set_to_none=True)
-        sum(terms.values()).backward()
+        shared.backward(sum(terms.values()))
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         self.optimizer.step()
         self.step += 1
@@ -225,19 +178,35 @@ class Trainer:
         minutes: float = math.inf,
         every: int = 200,
         report: Callable[[int, dict[str, float]], None] | None = None,
+        progress: Callable[[float], None] | None = None,
     ) -> None:
-        """Train to the plan's end or for ``minutes``; saves and reports mean loss terms every so many steps."""
-        end, sums, counted = time.monotonic() + 60 * minutes, {}, 0
-        while self.step < self.plan.steps and time.monotonic() < end:
+        """Train to the plan's end or for ``minutes``.
+
+        Every so many steps the state is saved and ``report`` hears the mean loss terms; ``progress`` hears the share of
+        all steps that is done, after each. With several processes only the first one reports, of its share.
+        """
+        end, first = time.monotonic() + 60 * minutes, self.accelerator.is_main_process
+        while self.step < self.plan.steps and not self._over(end):
             for name, value in self.train_step().items():
-                sums[name] = sums.get(name, 0.0) + value
-            counted += 1
+                self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counted += 1
+            if progress and first:
+                progress(self.step / self.plan.steps)
             if self.step % every == 0 or self.step == self.plan.steps:
+                means = {name: value / self.counted for name, value in self.sums.items()}
+                self.sums, self.counted = {}, 0
                 self.save()
-                if report:
-                    report(self.step, {k: v / counted for k, v in sums.items()})
-                sums, counted = {}, 0
+                if report and first:
+                    report(self.step, means)
         self.save()
+
+    def _over(self, end: float) -> bool:
+        """Whether the time is up; all processes agree, for one alone would wait for the others forever."""
+        if math.isinf(end):
+            return False
+        if time.monotonic() >= end:
+            self.accelerator.set_trigger()
+        return self.accelerator.check_trigger()
 
     def averaged_network(self) -> RegistrationNetwork:
         """A copy of the network with the running average of its weights: the one to validate and to ship."""
@@ -247,15 +216,29 @@ class Trainer:
 
     def save(self) -> None:
         """Write ``state.pt`` in one move, so that an interruption leaves the last complete one."""
+        if not self.accelerator.is_main_process:
+            return
         state = {
             "network": self.network.state_dict(),
             "average": self.average,
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
             "step": self.step,
+            "sums": self.sums,
+            "counted": self.counted,
         }
         torch.save(state, self.folder / "state.tmp")
         (self.folder / "state.tmp").replace(self.folder / "state.pt")
+
+    def _keep_plan(self) -> None:
+        text = json.dumps(asdict(self.plan), indent=1)
+        plan_file = self.folder / "plan.json"
+        if self.accelerator.is_main_process and not plan_file.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            plan_file.write_text(text, encoding="utf-8")
+        self.accelerator.wait_for_everyone()
+        if json.loads(plan_file.read_text(encoding="utf-8")) != json.loads(text):
+            raise InputError(f"{plan_file} holds another plan; choose another folder")
 
     def _resume(self) -> None:
         state = read_state(self.folder, self.device)
@@ -264,3 +247,4 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"].cpu())
         self.step = state["step"]
+        self.sums, self.counted = state["sums"], state["counted"]

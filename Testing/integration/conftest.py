@@ -2,51 +2,57 @@
 
 from __future__ import annotations
 
-import json
 import locale
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import yaml
 from JointRegSegLib import catalog, cli, models
 from JointRegSegLib.geometry import Grid
 from JointRegSegLib.models import Bundle
-from JointRegSegLib.preprocess import Preprocessing
-from JointRegSegTrainingLib import trainer
-from JointRegSegTrainingLib.augment import Augmentation
+from JointRegSegTrainingLib import cohort
+from JointRegSegTrainingLib.plan import Plan, from_entries
+from JointRegSegTrainingLib.subjects import Subject, load
 from samples import CENTER, Scene, label_map, motion, volume, write
 from scipy.spatial.transform import Rotation
 
 #: A network that learns something within seconds.
-PLAN = trainer.Plan(
-    arguments={"channels": [4, 8, 8], "counts": [1, 1, 1], "classes": 3},
-    preprocessing=Preprocessing((16, 16, 16), (2, 2, 2)),
-    augmentation=Augmentation(
-        rotation=5, translation=1, zoom=0.05, own_rotation=3, own_translation=1, elastic=0.5, noise=0.02
-    ),
-    steps=120,
-    pairs=2,
-    rate=3e-2,
-    average=0.9,
-)
-CARD = {
-    "name": "tiny-blobs",
-    "title": "Blobs",
-    "description": "two ellipsoids",
-    "anatomy": "blob",
-    "modality": "formula",
+ENTRIES = {
+    "network": "symmetric",
+    "arguments": {"channels": [4, 8, 8], "counts": [1, 1, 1], "classes": 3},
+    "preprocessing": {"size": [16, 16, 16], "spacing": [2, 2, 2]},
     "labels": [
         {"value": 1, "name": "left blob", "color": "#80ae80"},
         {"value": 2, "name": "right blob", "color": "#f1d691"},
     ],
-    "refinement": {},
-    "training": {"data": "made up", "license": "CC0"},
-    "license": "CC0-1.0",
+    "augmentation": {
+        "rotation": 5,
+        "translation": 1,
+        "zoom": 0.05,
+        "own_rotation": 3,
+        "own_translation": 1,
+        "elastic": 0.5,
+        "noise": 0.02,
+    },
+    "steps": 120,
+    "pairs": 2,
+    "rate": 3e-2,
+    "average": 0.9,
+    "card": {
+        "name": "tiny-blobs",
+        "title": "Blobs",
+        "description": "two ellipsoids",
+        "anatomy": "blob",
+        "modality": "formula",
+        "training": {"data": "made up", "license": "CC0"},
+        "license": "CC0-1.0",
+    },
 }
+PLAN = from_entries(ENTRIES, "tiny")
 
 
 def small_scene(seed: int = 0) -> Scene:
@@ -77,26 +83,43 @@ def cohort_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def people(folder: Path, count: int, plan: Plan = PLAN) -> list[Subject]:
+    """The first ``count`` people of a cohort's folder, ready for the network."""
+    return load(cohort.of_folder(folder, 2, 3)[:count], plan)
+
+
 @pytest.fixture(scope="session")
-def run_folder(cohort_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A training run by ``jointregseg train``, with a small plan in place of its own."""
+def cohort_file(cohort_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The CSV of the twelve, by ``jointregseg cohort``: seven to train on, two to validate and three to test on."""
+    path = tmp_path_factory.mktemp("table") / "cohort.csv"
+    arguments = ["cohort", cohort_folder, "--output", path, "--validation", 2, "--test", 3]
+    assert cli.main([str(a) for a in arguments]) == 0
+    return path
+
+
+@pytest.fixture(scope="session")
+def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`ENTRIES` as a YAML file."""
+    path = tmp_path_factory.mktemp("configuration") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(ENTRIES), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def run_folder(cohort_file: Path, config_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training run by ``jointregseg train``."""
     folder = tmp_path_factory.mktemp("run") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "Plan", lambda **changes: replace(PLAN, **changes))
-        arguments = ["train", "--data", cohort_folder, "--output", folder, "--validation", "2", "--test", "3"]
-        assert cli.main([str(a) for a in [*arguments, "--every", "40", "--device", "cpu"]]) == 0
+    arguments = ["train", "--config", config_file, "--cohort", cohort_file, "--output", folder]
+    assert cli.main([str(a) for a in [*arguments, "--every", "40", "--device", "cpu"]]) == 0
     return folder
 
 
 @pytest.fixture(scope="session")
-def bundle(run_folder: Path, cohort_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def bundle(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The run as a bundle, by ``jointregseg export``."""
-    folder = tmp_path_factory.mktemp("models")
-    card = folder.parent / "card.json"
-    card.write_text(json.dumps(CARD))
-    arguments = ["export", "--data", cohort_folder, "--run", run_folder, "--card", card]
-    assert cli.main([str(a) for a in [*arguments, "--output", folder / CARD["name"], "--pairs", "4"]]) == 0
-    return models.open_bundle(folder / CARD["name"])
+    folder = tmp_path_factory.mktemp("models") / ENTRIES["card"]["name"]
+    assert cli.main([str(a) for a in ["export", "--run", run_folder, "--output", folder, "--pairs", "4"]]) == 0
+    return models.open_bundle(folder)
 
 
 @pytest.fixture

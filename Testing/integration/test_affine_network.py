@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from conftest import PLAN
+from conftest import PLAN, people
 from JointRegSegLib import models, register
 from JointRegSegLib.files import grid_of, read_image
 from JointRegSegLib.geometry import Grid
 from JointRegSegLib.networks import UResNet
-from JointRegSegTrainingLib import cohort, evaluation, trainer
+from JointRegSegTrainingLib import evaluation, trainer
+from JointRegSegTrainingLib.subjects import pairs_of
 
 ARGUMENTS = {"channels": [4, 8], "classes": 0}
 #: Matrix, and shift in halves of the lattice's sides, along its axes D, H and W.
@@ -61,16 +62,16 @@ def test_its_affine_part_reaches_physical_space(known, pair, refine):
 
 
 def test_it_learns(cohort_folder, tmp_path):
-    plan = replace(PLAN, network="uresnet", arguments={"channels": [4, 8, 8], "classes": 3}, steps=300, rate=1e-2)
-    subjects = cohort.load(cohort_folder, cohort.subjects_in(cohort_folder)[:8], plan.preprocessing)
+    arguments, weights = {"channels": [4, 8, 8], "classes": 3}, replace(PLAN.weights, overlap=2.0)
+    plan = replace(PLAN, network="uresnet", arguments=arguments, steps=300, rate=1e-2, weights=weights)
+    subjects = people(cohort_folder, 8)
     seen = {}
     run = trainer.Trainer(plan, subjects, tmp_path)
     run.run(every=40, report=lambda step, terms: seen.setdefault(step, terms))
     first, last = seen[40], seen[300]
     assert sum(last.values()) < 0.8 * sum(first.values())
     assert last["affine"] > 0 and last["inverse"] > 0
-    names = [subject.name for subject in subjects]
-    figures = evaluation.validate(run.averaged_network(), subjects, cohort.random_pairs(names, 6), plan.labels)
+    figures = evaluation.validate(run.averaged_network(), subjects, pairs_of(subjects, 6), plan)
     assert figures["dice"] > figures["before"] and figures["segmentation"] > 0.5
 
 
@@ -78,8 +79,13 @@ def test_the_published_one_way_learns_too(cohort_folder, tmp_path):
     arguments = {"channels": [4, 8, 8], "classes": 3, "normalized": False, "both": False}
     weights = replace(PLAN.weights, error=1.0, inverse=0.0)
     plan = replace(PLAN, network="uresnet", arguments=arguments, steps=40, rate=1e-2, weights=weights)
-    subjects = cohort.load(cohort_folder, cohort.subjects_in(cohort_folder)[:8], plan.preprocessing)
+    subjects = people(cohort_folder, 8)
     seen = {}
     run = trainer.Trainer(plan, subjects, tmp_path)
     run.run(every=10, report=lambda step, terms: seen.setdefault(step, terms))
     assert sum(seen[40].values()) < sum(seen[10].values()) and seen[40]["inverse"] == 0
+    network = run.averaged_network()
+    assert network(subjects[0].image, subjects[1].image).fixed_segmentation is None
+    # It segments the moving image alone, which is measured all the same.
+    figures = evaluation.validate(network, subjects, pairs_of(subjects, 2), plan)
+    assert 0 <= figures["segmentation"] <= 1

@@ -1,26 +1,34 @@
-"""Training of a tiny network: it learns, goes on exactly where it stopped, and becomes a bundle."""
+"""Training of a tiny network: it learns, goes on exactly where it stopped, and does what its plan says."""
 
 from __future__ import annotations
 
 import json
 import math
 from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from conftest import CARD, PLAN
+from conftest import PLAN, people
 from JointRegSegLib import models
 from JointRegSegLib.errors import InputError
-from JointRegSegTrainingLib import cohort, evaluation, export, trainer
+from JointRegSegTrainingLib import cohort, evaluation, trainer
+from JointRegSegTrainingLib.subjects import Subject, pairs_of
 
 SHORT = replace(PLAN, steps=8)
+#: DeepAtlas, whose two networks take turns.
+TURNS = replace(
+    SHORT,
+    network="deepatlas",
+    arguments={"encoder": [4, 8], "decoder": [8, 8, 4], "channels": [4, 8], "convolutions": 1},
+    alternate={"segmentation": 1, "registration": 2},
+    complete=True,
+    rate=1e-2,
+)
 
 
 @pytest.fixture(scope="module")
-def subjects(cohort_folder) -> list[cohort.Subject]:
-    return cohort.load(cohort_folder, cohort.subjects_in(cohort_folder)[:6], PLAN.preprocessing)
+def subjects(cohort_folder) -> list[Subject]:
+    return people(cohort_folder, 6)
 
 
 class Stopped(Exception):
@@ -44,23 +52,83 @@ def losses_of(run: trainer.Trainer, stop: int | None = None) -> dict[int, dict[s
     return seen
 
 
-def test_a_resumed_run_is_the_unbroken_one(subjects, tmp_path):
-    unbroken = trainer.Trainer(SHORT, subjects, tmp_path / "unbroken")
+def assert_equal(run: trainer.Trainer, other: trainer.Trainer) -> None:
+    """Both have the same weights and the same running average of them, bit for bit."""
+    for name, value in run.network.state_dict().items():
+        assert torch.equal(value, other.network.state_dict()[name]), name
+        assert torch.equal(run.average[name], other.average[name]), name
+
+
+@pytest.mark.parametrize("plan", [SHORT, TURNS], ids=["together", "alternating"])
+def test_a_resumed_run_is_the_unbroken_one(subjects, tmp_path, plan):
+    unbroken = trainer.Trainer(plan, subjects, tmp_path / "unbroken")
     expected = losses_of(unbroken)
-    first = losses_of(trainer.Trainer(SHORT, subjects, tmp_path / "broken"), stop=4)
+    first = losses_of(trainer.Trainer(plan, subjects, tmp_path / "broken"), stop=4)
     torch.manual_seed(99)  # what else happens in between does not matter
-    resumed = trainer.Trainer(SHORT, subjects, tmp_path / "broken")
+    resumed = trainer.Trainer(plan, subjects, tmp_path / "broken")
     assert resumed.step == 4
     assert first | losses_of(resumed) == expected
     assert list(expected) == [2, 4, 6, 8]
-    for name, value in unbroken.network.state_dict().items():
-        assert torch.equal(value, resumed.network.state_dict()[name]), name
-        assert torch.equal(unbroken.average[name], resumed.average[name]), name
+    assert_equal(unbroken, resumed)
     states = [torch.load(tmp_path / n / "state.pt", weights_only=True) for n in ("unbroken", "broken")]
     assert states[0]["step"] == states[1]["step"] == 8
     assert not list(tmp_path.rglob("*.tmp"))
     losses_of(resumed)
     assert resumed.step == 8  # a finished run has nothing left to do
+
+
+def test_a_run_that_its_time_limit_ended_between_reports_tells_the_same(subjects, tmp_path):
+    expected = losses_of(trainer.Trainer(SHORT, subjects, tmp_path / "unbroken"))
+    first = trainer.Trainer(SHORT, subjects, tmp_path / "broken")
+    # The time is up within the third step.
+    first.run(every=2, minutes=1, progress=lambda share: first.step < 3 or setattr(first, "_over", lambda end: True))
+    assert first.step == 3
+    resumed = trainer.Trainer(SHORT, subjects, tmp_path / "broken")
+    found = losses_of(resumed)
+    assert found == {step: expected[step] for step in (4, 6, 8)}
+
+
+def test_alternation_trains_what_it_says(subjects, tmp_path):
+    run = trainer.Trainer(TURNS, subjects, tmp_path)
+    for turn in ("segmentation", "registration", "registration") * 2:
+        before = {name: value.clone() for name, value in run.network.state_dict().items()}
+        run.train_step()
+        changed = {
+            name.split(".")[0] for name, value in run.network.state_dict().items() if (value != before[name]).any()
+        }
+        assert changed == {turn}
+
+
+def test_alternation_of_parts_that_are_none(subjects, tmp_path):
+    with pytest.raises(InputError, match="no part 'atlas'; it has registration, segmentation"):
+        trainer.Trainer(replace(TURNS, alternate={"atlas": 1}), subjects, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_pairs_with_annotations(subjects, tmp_path):
+    """With one annotated image of six a third of all pairs have it by chance; the plan asks for more."""
+    few = [replace(s, known=s.known & (i == 2)) for i, s in enumerate(subjects)]
+    generator = torch.Generator().manual_seed(0)
+    shares = {}
+    for share in (0.0, 0.5, 1.0):
+        scheme = trainer.Trainer(replace(SHORT, pairs=1, annotated_share=share), few, tmp_path / str(share)).scheme
+        drawn = [torch.cat(scheme.draw(generator)).tolist() for _ in range(300)]
+        shares[share] = sum(2 in pair for pair in drawn) / 300
+    assert shares[0.0] == pytest.approx(1 / 3, abs=0.1)
+    assert shares[0.5] == pytest.approx(2 / 3, abs=0.1)
+    assert shares[1.0] == 1
+    nobody = [replace(s, known=torch.zeros_like(s.known)) for s in subjects]
+    with pytest.raises(InputError, match="no training image has labels"):
+        trainer.Trainer(replace(SHORT, annotated_share=1.0), nobody, tmp_path / "none")
+
+
+def test_partial_and_missing_labels_train(subjects, tmp_path):
+    """One image with all labels, one with the first only, the others bare: terms are finite, and overlap counts."""
+    some = [replace(s, known=s.known & torch.tensor([i < 2, i < 1])) for i, s in enumerate(subjects)]
+    run = trainer.Trainer(replace(TURNS, steps=6), some, tmp_path)
+    seen = losses_of(run)
+    assert all(math.isfinite(v) for terms in seen.values() for v in terms.values())
+    assert any(terms["overlap"] > 0 for terms in seen.values())
 
 
 def test_another_plan_does_not_go_on(subjects, tmp_path):
@@ -72,20 +140,22 @@ def test_another_plan_does_not_go_on(subjects, tmp_path):
 
 
 def test_limits(subjects, tmp_path):
-    with pytest.raises(InputError, match="3 subjects are too few for batches of 2 pairs"):
+    with pytest.raises(InputError, match="3 images are too few for batches of 2 pairs"):
         trainer.Trainer(SHORT, subjects[:3], tmp_path / "a")
-    with pytest.raises(InputError, match="unknown network 'u-net'; known: linear_deformable, symmetric, uresnet"):
-        replace(SHORT, network="u-net")
     run = trainer.Trainer(SHORT, subjects, tmp_path / "b")
     run.run(minutes=0)
     assert run.step == 0 and (tmp_path / "b" / "state.pt").is_file()
 
 
-def test_rate_warms_up_and_ends_at_zero(subjects, tmp_path):
-    run = trainer.Trainer(replace(PLAN, steps=1000), subjects, tmp_path)
+def rates_of(run: trainer.Trainer, steps: int) -> list[float]:
     rates = []
-    for run.step in range(1001):
+    for run.step in range(steps):
         rates.append(run.rate())
+    return rates
+
+
+def test_rate_warms_up_and_ends_at_zero(subjects, tmp_path):
+    rates = rates_of(trainer.Trainer(replace(PLAN, steps=1000), subjects, tmp_path), 1001)
     assert rates[0] == pytest.approx(PLAN.rate / 100, rel=1e-3)
     peak = rates.index(max(rates))
     assert 80 < peak < 110 and rates[peak] > 0.95 * PLAN.rate
@@ -93,48 +163,21 @@ def test_rate_warms_up_and_ends_at_zero(subjects, tmp_path):
     assert rates[-1] == pytest.approx(0, abs=1e-12)
 
 
-def test_the_command_trained_something(run_folder, cohort_folder):
-    log = [json.loads(line) for line in (run_folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [row["step"] for row in log] == [40, 80, 120]
-    assert all(math.isfinite(v) for row in log for v in row["loss"].values())
-    assert sum(log[-1]["loss"].values()) < 0.7 * sum(log[0]["loss"].values())
-    assert log[-1]["loss"]["segmentation"] < 0.5 * log[0]["loss"]["segmentation"]
-    assert log[-1]["validation"]["segmentation"] > 0.6
-    divided = json.loads((run_folder / "split.json").read_text(encoding="utf-8"))
-    assert [len(divided[part]) for part in ("train", "validation", "test")] == [7, 2, 3]
-    assert sorted(name for part in divided.values() for name in part) == cohort.subjects_in(cohort_folder)
+def test_other_courses_of_the_rate(subjects, tmp_path):
+    constant = rates_of(trainer.Trainer(replace(PLAN, schedule="constant"), subjects, tmp_path / "constant"), 1000)
+    assert set(constant[99:]) == {PLAN.rate} and constant[49] == PLAN.rate / 2
+    halving = replace(PLAN, schedule="halving", halving=300)
+    found = rates_of(trainer.Trainer(halving, subjects, tmp_path / "halving"), 1000)
+    assert [found[i] / PLAN.rate for i in (299, 300, 599, 600, 900)] == [1, 0.5, 0.5, 0.25, 0.125]
 
 
-def test_split():
-    names = [f"p{i}" for i in range(50)]
-    first, again = (cohort.split(names, 8, 12) for _ in "12")
-    assert first == again
-    parts = [set(first[part]) for part in ("train", "validation", "test")]
-    assert [len(p) for p in parts] == [30, 8, 12]
-    assert set.union(*parts) == set(names)
-    assert cohort.split(names, 8, 12, seed=1) != first
-    assert cohort.split(names, 3, 12)["test"] == first["test"]  # the test subjects stay, whatever is validated on
-    with pytest.raises(InputError, match="50 subjects are too few for 30 in validation and 20 in test"):
-        cohort.split(names, 30, 20)
-
-
-def test_pairs():
-    names = [f"p{i}" for i in range(7)]
-    pairs = cohort.random_pairs(names, 21)
-    assert pairs == cohort.random_pairs(names, 21) != cohort.random_pairs(names, 21, seed=1)
-    assert all(moving != fixed for moving, fixed in pairs)
-    for side in (0, 1):
-        assert {name: sum(p[side] == name for p in pairs) for name in names} == dict.fromkeys(names, 3)
-
-
-def test_cohort(cohort_folder, subjects, tmp_path):
-    assert [s.name for s in subjects] == [f"p{i:02d}" for i in range(6)]
-    for subject in subjects:
-        assert subject.image.shape == subject.labels.shape == (1, 1, 16, 16, 16)
-        assert set(subject.labels.unique().tolist()) == {0, 1, 2}
-        assert float(subject.image.abs().max()) <= 5
-    with pytest.raises(InputError, match=r"no images/NAME\.nii\.gz with labels"):
-        cohort.subjects_in(tmp_path)
+def test_the_rate_reaches_the_optimizer(subjects, tmp_path):
+    run = trainer.Trainer(SHORT, subjects, tmp_path)
+    expected = rates_of(run, 2)
+    run.step = 0
+    for rate in expected:
+        run.train_step()
+        assert [group["lr"] for group in run.optimizer.param_groups] == [rate]
 
 
 def test_a_run_may_begin_with_trained_weights(subjects, bundle, tmp_path):
@@ -159,98 +202,33 @@ def test_frozen_parts_stay_and_the_others_learn(subjects, tmp_path):
     after = run.network.state_dict()
     for name, value in before.items():
         assert torch.equal(value, after[name]) == name.startswith(("encoder", "segmentation.")), name
-    with pytest.raises(InputError, match="no part 'brain' to freeze; it has encoder, segmentation"):
+    with pytest.raises(InputError, match="no part 'brain'; it has encoder, segmentation"):
         trainer.Trainer(replace(SHORT, frozen=("brain",)), subjects, tmp_path / "b")
-
-
-def test_memberships():
-    labels = torch.tensor([0, 3, 7, 3]).view(1, 1, 1, 1, 4)
-    expected = [[1, 0, 0, 0], [0, 1, 0, 1], [0, 0, 1, 0]]
-    assert trainer.memberships(labels, (3, 7)).view(3, 4).tolist() == expected
 
 
 def test_validation_of_an_untrained_network(subjects):
     """It registers nothing: the figures are those of the identity."""
     network = trainer.build(PLAN).eval()
-    names = [s.name for s in subjects]
-    figures = evaluation.validate(network, subjects, cohort.random_pairs(names, 6), (1, 2))
+    figures = evaluation.validate(network, subjects, pairs_of(subjects, 6), PLAN)
     assert figures["dice"] == pytest.approx(figures["before"])
     assert figures["folded"] == figures["spread"] == figures["inverse"] == 0
-    same = evaluation.validate(network, subjects, [(names[0], names[0])], (1, 2))
+    same = evaluation.validate(network, subjects, [(subjects[0].name, subjects[0].name)], PLAN)
     assert same["dice"] == same["dice30"] == 1 and same["hd95"] == 0
 
 
-def test_bundle_of_a_run(bundle, run_folder):
-    manifest = bundle.manifest
-    assert {key: manifest[key] for key in ("name", "labels", "license")} == {
-        key: CARD[key] for key in ("name", "labels", "license")
-    }
-    figures = manifest["validation"]["figures"]
-    measured = {"dice", "dice30", "before", "hd95", "folded", "spread", "inverse", "segmentation", "seconds"}
-    assert set(figures) == measured
-    assert 0.6 < figures["segmentation"] <= 1 and 0 < figures["seconds"] < 60
-    assert manifest["validation"]["pairs"] == 4 and manifest["validation"]["subjects"] == 3
-    assert manifest["training"]["subjects"] == 7
-    assert manifest["requires"] == "0.1.0"
-    low, high = manifest["domain"]["extent"]
-    assert 20 <= low < high <= 36
-    assert manifest["domain"]["spacing"] == [2, 2]
-    assert len(manifest["domain"]["volumes"]) == 2 and 0.3 < manifest["domain"]["confidence"] <= 1
-    assert manifest["arguments"]["warping"] is True  # defaults are written out
-    _, _, network = export.load_run(run_folder)
-    for name, value in models.load(bundle).state_dict().items():
-        np.testing.assert_allclose(value, network.state_dict()[name], rtol=1e-3, atol=1e-6)
-
-
-def test_evaluate(run_folder, cohort_folder, shell):
-    command = ["evaluate", "--data", cohort_folder, "--run", run_folder, "--pairs", "2"]
-    code, said, _ = shell(*command, "--part", "validation")
-    assert code == 0
-    rows = dict(line.split() for line in said.splitlines())
-    log = json.loads((run_folder / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1])
-    for name, value in log["validation"].items():
-        assert float(rows[name]) == pytest.approx(value, abs=1e-3)
-    assert shell(*command)[1] != said
-
-
-def test_bad_runs_and_cards(run_folder, cohort_folder, refused, shell, tmp_path):
-    data = ["--data", cohort_folder]
-    card = tmp_path / "card.json"
-    refused("export", *data, "--run", tmp_path, "--card", card, words=("plan.json", "folder of a training run"))
-    run = [*data, "--run", run_folder]
-    refused("export", *run, "--card", card, words=(str(card), "cannot be read", "name, title"))
-    card.write_text("{")
-    refused("export", *run, "--card", card, words=(str(card), "cannot be read"))
-    card.write_text(json.dumps({k: v for k, v in CARD.items() if k not in ("license", "labels")}))
-    refused("export", *run, "--card", card, words=(str(card), "lacks labels, license"))
-    broken = CARD["labels"][0] | {"color": "yellow"}
-    card.write_text(json.dumps(CARD | {"labels": [broken, CARD["labels"][1]]}))
-    refused("export", *run, "--card", card, "--pairs", "1", words=("not valid at labels/0/color", "yellow"))
-    refused("train", "--data", tmp_path, words=(str(tmp_path), "images/NAME.nii.gz"))
-    refused("train", *data, words=("12 subjects are too few for 20 in validation and 30 in test",))
-    assert sorted(Path(tmp_path).iterdir()) == [card]
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "words"),
-    [
-        ("--weights", '{"smothness": 1}', ("'smothness' is nothing with a number here", "smoothness")),
-        ("--weights", '{"inverse": "a"}', ("'inverse' is nothing with a number",)),
-        ("--weights", "[1]", ("invalid",)),
-        ("--augmentation", '{"flips": 1}', ("'flips' is nothing", "elastic")),
-        ("--arguments", "{", ("invalid",)),
-    ],
-)
-def test_bad_options(shell, cohort_folder, tmp_path, option, value, words):
-    code, _, error = shell("train", "--data", cohort_folder, "--output", tmp_path / "run", option, value)
-    assert code == 2 and not (tmp_path / "run").exists()
-    assert not [word for word in words if word not in error], error
-
-
-def test_arguments_that_the_network_does_not_take(refused, cohort_folder):
-    options = ["--data", cohort_folder, "--validation", "2", "--test", "3"]
-    for value, word in (('{"foo": 1}', "foo"), ('{"finest": 9}', "finest is a level between")):
-        refused("train", *options, "--arguments", value, words=("network 'symmetric' does not take", word))
+def test_validation_counts_what_both_images_have(subjects):
+    network, names = trainer.build(PLAN).eval(), [s.name for s in subjects]
+    first = [replace(s, known=torch.tensor([True, False])) for s in subjects]
+    pair = [(names[0], names[1])]
+    both, one = (evaluation.validate(network, people, pair, PLAN) for people in (subjects, first))
+    assert one["dice"] != both["dice"]
+    mixed = [first[0], *subjects[1:]]
+    assert evaluation.validate(network, mixed, pair, PLAN)["dice"] == one["dice"]
+    bare = [replace(subjects[0], known=torch.tensor([False, False])), *subjects[1:]]
+    others = [(names[2], names[3])]
+    found = evaluation.validate(network, bare, pair + others, PLAN)  # a pair without any is left out
+    alone = evaluation.validate(network, bare, others, PLAN)
+    assert {k: found[k] for k in ("dice", "before", "dice30")} == {k: alone[k] for k in ("dice", "before", "dice30")}
 
 
 def test_a_damaged_checkpoint(subjects, tmp_path):
@@ -260,3 +238,28 @@ def test_a_damaged_checkpoint(subjects, tmp_path):
         state.write_bytes(content)
         with pytest.raises(InputError, match=r"state\.pt: is damaged"):
             trainer.Trainer(SHORT, subjects, tmp_path / "run")
+
+
+def test_another_cohort_does_not_go_on(run_folder, cohort_file, config_file, shell, tmp_path):
+    """Else a subject that a run is tested on could be one that it learned from."""
+    before = (run_folder / "cohort.csv").read_text(encoding="utf-8")
+    other = tmp_path / "other.csv"
+    other.write_text(cohort_file.read_text(encoding="utf-8").replace(",test,", ",train,", 1), encoding="utf-8")
+    command = ["train", "--config", config_file, "--output", run_folder, "--device", "cpu", "--cohort"]
+    code, _, error = shell(*command, other)
+    assert code == 2 and "the run was begun with another cohort; choose another folder" in error
+    assert (run_folder / "cohort.csv").read_text(encoding="utf-8") == before
+    code, said, error = shell(*command, cohort_file)  # a finished run has nothing left to do
+    assert code == 0 and said == "", error
+
+
+def test_the_command_trained_something(run_folder, cohort_folder):
+    log = [json.loads(line) for line in (run_folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row["step"] for row in log] == [40, 80, 120]
+    assert all(math.isfinite(v) for row in log for v in row["loss"].values())
+    assert sum(log[-1]["loss"].values()) < 0.7 * sum(log[0]["loss"].values())
+    assert log[-1]["loss"]["segmentation"] < 0.5 * log[0]["loss"]["segmentation"]
+    assert log[-1]["validation"]["segmentation"] > 0.6
+    rows = cohort.read(run_folder / "cohort.csv")
+    assert [sum(row.split == split for row in rows) for split in cohort.SPLITS] == [7, 2, 3]
+    assert [row.image for row in rows] == sorted((cohort_folder / "images").iterdir())

@@ -11,9 +11,11 @@ from urllib.parse import urlsplit
 
 import jsonschema
 import pytest
+from JointRegSegTrainingLib.commands import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "JointRegSeg"
+TRAINING = ROOT / "JointRegSegTraining"
 MB = 1_000_000
 #: What the index requires and knows, as far as it concerns an extension without superbuild.
 ENTRY = {
@@ -71,12 +73,47 @@ def entry() -> dict:
     return json.loads((ROOT / "JointRegSeg.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.parametrize("module", [MODULE, TRAINING], ids=lambda path: path.name)
 @pytest.mark.parametrize(("variable", "scripts"), [("MODULE_PYTHON_SCRIPTS", True), ("MODULE_PYTHON_RESOURCES", False)])
-def test_every_file_of_the_module_is_listed_once_and_exists(variable, scripts):
-    listed = variables(MODULE / "CMakeLists.txt")[variable]
-    present = [path.relative_to(MODULE) for path in checkout() if path.is_relative_to(MODULE)]
-    present = [path for path in present if path.parts[0] != "Testing" and path.name != "CMakeLists.txt"]
+def test_every_file_of_the_module_is_listed_once_and_exists(module, variable, scripts):
+    listed = variables(module / "CMakeLists.txt")[variable]
+    # The build copies these by themselves: its own files, and a command line module's script and description.
+    others = {"CMakeLists.txt", *(f"{TRAINING.name}{ending}" for ending in (".py", ".xml"))}
+    present = [path.relative_to(module) for path in checkout() if path.is_relative_to(module)]
+    present = [path for path in present if path.parts[0] != "Testing" and path.name not in others]
     assert sorted(listed) == sorted(path.as_posix() for path in present if (path.suffix == ".py") is scripts)
+
+
+def test_both_modules_are_built():
+    text = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
+    assert re.findall(r"^add_subdirectory\((\w+)\)", text, re.MULTILINE) == [MODULE.name, TRAINING.name]
+    text = (TRAINING / "CMakeLists.txt").read_text(encoding="utf-8")
+    assert re.findall(r"^(\w+)\(\n  NAME (\S+)", text, re.MULTILINE) == [
+        ("slicerMacroBuildScriptedModule", "${MODULE_NAME}Lib"),
+        ("SlicerMacroBuildScriptedCLI", "${MODULE_NAME}"),
+    ]
+    assert variables(TRAINING / "CMakeLists.txt")["MODULE_NAME"] == [TRAINING.name]
+    assert all((TRAINING / f"{TRAINING.name}{ending}").is_file() for ending in (".py", ".xml"))
+
+
+def test_installed_packages_are_those_of_the_checkout():
+    """What setuptools is told, which the checkout's tests do not need."""
+    tomllib = pytest.importorskip("tomllib")  # since Python 3.11
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        told = tomllib.load(file)
+    packages = {name for name in told["tool"]["setuptools"]["packages"] if name.startswith("JointRegSegTrainingLib")}
+    files = [
+        path.relative_to(TRAINING) for path in checkout() if path.is_relative_to(TRAINING / "JointRegSegTrainingLib")
+    ]
+    assert packages == {".".join(path.parts[:-1]) for path in files if path.suffix == ".py"}
+    patterns = told["tool"]["setuptools"]["package-data"]["JointRegSegTrainingLib"]
+    data = {path for path in files if path.suffix != ".py"}
+    root = TRAINING / "JointRegSegTrainingLib"
+    assert {root.relative_to(TRAINING) / p.relative_to(root) for x in patterns for p in root.glob(x)} == data
+    entries = told["project"]["entry-points"]["jointregseg.commands"]
+    assert entries == {
+        name: f"JointRegSegTrainingLib.commands:{function.__name__}" for name, function in COMMANDS.items()
+    }
 
 
 def test_the_entry_of_the_index_is_one(entry):

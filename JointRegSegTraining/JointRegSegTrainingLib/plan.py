@@ -1,0 +1,252 @@
+"""What decides the outcome of a training: one YAML file, checked against ``plan.schema.json``, as typed values."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from JointRegSegLib.errors import InputError
+from JointRegSegLib.networks import NETWORKS
+from JointRegSegLib.preprocess import Preprocessing
+
+from .augment import Augmentation
+
+_HERE = Path(__file__).resolve().parent
+#: The configurations that come with the extension, one or more for each system.
+CONFIGURATIONS = _HERE / "configurations"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weight of each loss term; see ``plan.schema.json`` for what each measures and which paper it comes from."""
+
+    similarity: float = 1.0
+    error: float = 0.0
+    correlation: float = 0.0
+    overlap: float = 1.0
+    gradient: float = 0.1
+    affine: float = 0.1
+    inverse: float = 0.05
+    smoothness: float = 0.0
+    bending: float = 0.0
+    folding: float = 10.0
+    segmentation: float = 1.0
+    velocity: float = 0.0
+
+
+@dataclass(frozen=True)
+class Label:
+    """One structure: its ``value`` in the model's segmentations, made of the ``sources`` found in label files."""
+
+    value: int
+    name: str
+    color: str
+    sources: tuple[int, ...] = ()
+    code: dict[str, str] | None = None
+
+    @property
+    def origins(self) -> tuple[int, ...]:
+        """Values in label files that mean this structure; its own value unless ``sources`` says otherwise."""
+        return self.sources or (self.value,)
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What ``make-references`` matches: unions of labels, on voxels of ``spacing`` mm along i, j, k."""
+
+    structures: tuple[tuple[int, ...], ...]
+    spacing: tuple[float, float, float]
+    sort_slices: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that decides the outcome of a training; what each key means is told in ``plan.schema.json``.
+
+    Attributes
+    ----------
+    segments : tuple of str or None
+        Names of the labels that the network segments, all if None; the others guide the registration only, since a
+        small network cannot tell all structures apart.
+    pairs : int
+        Pairs in a batch, over all processes together.
+    rate, schedule : float, str
+        Highest learning rate and its course: 'cosine' to zero, 'constant', or 'halving' every ``halving`` steps.
+    mixed : bool or None
+        Convolutions in bfloat16: half the time on a GPU, and on a CPU that knows it (AVX-512 BF16). None: on a GPU.
+    alternate : dict
+        Steps that each part of the network is trained for, in turn (Xu & Niethammer 2019); empty: all parts at once.
+    complete : bool
+        What no one has annotated is taken from the network's own segmentation (the same paper, equation 2).
+    """
+
+    network: str
+    preprocessing: Preprocessing
+    labels: tuple[Label, ...]
+    segments: tuple[str, ...] | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+    center: str = "image"
+    other_labels: str = "refuse"
+    scheme: str = "pairs"
+    references: Shapes | None = None
+    weights: Weights = field(default_factory=Weights)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    steps: int = 4000
+    pairs: int = 2
+    rate: float = 1e-3
+    schedule: str = "cosine"
+    halving: int = 1000
+    average: float = 0.998
+    mixed: bool | None = None
+    frozen: tuple[str, ...] = ()
+    alternate: dict[str, int] = field(default_factory=dict)
+    complete: bool = False
+    annotated_share: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.network not in NETWORKS:
+            raise InputError(f"network: unknown '{self.network}'; known: {', '.join(NETWORKS)}")
+        for what, found in (
+            ("value", [label.value for label in self.labels]),
+            ("name", [label.name for label in self.labels]),
+            ("source", [origin for label in self.labels for origin in label.origins]),
+        ):
+            twice = [str(x) for x in dict.fromkeys(found) if found.count(x) > 1]
+            if twice:
+                raise InputError(f"labels: two of them have the {what} {', '.join(twice)}")
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """Values of all labels, in their order."""
+        return tuple(label.value for label in self.labels)
+
+    @property
+    def segmented(self) -> tuple[int, ...]:
+        """Places among the labels of those that the network segments, in the order of its channels."""
+        chosen = self.segments
+        return tuple(i for i, label in enumerate(self.labels) if chosen is None or label.name in chosen)
+
+
+def from_entries(entries: dict[str, Any], origin: str) -> Plan:
+    """A plan from what a YAML or ``plan.json`` holds; a card in it is checked and left out.
+
+    Raises
+    ------
+    InputError
+        If it breaks the schema, every wrong key being named, or contradicts itself.
+    """
+    import jsonschema
+
+    errors = sorted(jsonschema.Draft202012Validator(schema()).iter_errors(entries), key=lambda e: list(e.path))
+    if errors:
+        raise InputError(f"{origin}: " + "; ".join(_told(error) for error in errors))
+    known = {key: value for key, value in entries.items() if key != "card"}
+    known["labels"] = tuple(Label(**_tuples(label)) for label in known["labels"])
+    for key, kind in (("preprocessing", Preprocessing), ("weights", Weights), ("augmentation", Augmentation)):
+        if key in known:
+            try:
+                known[key] = kind(**_tuples(known[key]))
+            except ValueError as error:
+                raise InputError(f"{origin}: {key}: {error}") from None
+    if known.get("references"):
+        shapes = _tuples(known["references"])
+        known["references"] = Shapes(**shapes | {"structures": tuple(tuple(s) for s in shapes["structures"])})
+    for key in ("frozen", "segments"):
+        if known.get(key) is not None:
+            known[key] = tuple(known[key])
+    try:
+        return Plan(**known)
+    except InputError as error:
+        raise InputError(f"{origin}: {error}") from None
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of a plan, with a description of each key."""
+    return json.loads((_HERE / "plan.schema.json").read_text(encoding="utf-8"))
+
+
+def find(name: str | Path) -> Path:
+    """A YAML file, or the shipped configuration of that name.
+
+    Raises
+    ------
+    InputError
+        If there is neither.
+    """
+    for path in (Path(name), CONFIGURATIONS / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    known = ", ".join(sorted(p.stem for p in CONFIGURATIONS.glob("*.yaml")))
+    raise InputError(f"{name}: neither a YAML file nor a configuration that comes with JointRegSeg ({known})")
+
+
+def read_entries(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
+    """What a YAML configuration says, with ``changes`` like 'weights.inverse=0.1' made to it.
+
+    Its entry ``base`` names another configuration, beside it or shipped, whose entries hold where it says nothing.
+
+    Raises
+    ------
+    InputError
+        If the file is no YAML mapping, or a change is not of that form.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """YAML 1.1 takes 1e-3 for text, later versions and every user for a number."""
+
+    Loader.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+\Z"), list("-+0123456789")
+    )
+    try:
+        entries = yaml.load(path.read_text(encoding="utf-8"), Loader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(entries, dict):
+        raise InputError(f"{path}: has to be a mapping, like the configurations that come with JointRegSeg")
+    if (base := entries.pop("base", None)) is not None:
+        beside = path.parent / f"{base}.yaml"
+        source = beside if beside.is_file() else find(str(base))
+        if source.resolve() == path.resolve():
+            raise InputError(f"{path}: base: is the file itself")
+        entries = _merged(read_entries(source), entries)
+    for change in changes:
+        key, sign, text = change.partition("=")
+        try:
+            value = yaml.load(text, Loader)
+        except yaml.YAMLError:
+            sign = ""
+        if not sign or not key:
+            raise InputError(f"'{change}' is not KEY=VALUE, as in weights.inverse=0.1")
+        *path_to, last = key.split(".")
+        place = entries
+        for part in path_to:
+            place = place.setdefault(part, {}) if isinstance(place, dict) else {}
+        if not isinstance(place, dict):
+            raise InputError(f"'{change}': {'.'.join(path_to)} has no entries with names")
+        place[last] = value
+    return entries
+
+
+def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """``own`` over ``base``; mappings with fixed keys are merged, what has free keys is replaced."""
+    free = ("arguments", "alternate")
+    out = dict(base)
+    for key, value in own.items():
+        both = isinstance(value, dict) and isinstance(out.get(key), dict) and key not in free
+        out[key] = _merged(out[key], value) if both else value
+    return out
+
+
+def _told(error: Any) -> str:
+    key = ".".join(str(part) for part in error.absolute_path) or "the plan"
+    return f"{key}: {error.message}"
+
+
+def _tuples(entries: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in entries.items()}

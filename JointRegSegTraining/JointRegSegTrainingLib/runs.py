@@ -1,0 +1,50 @@
+"""What a training run leaves in its folder, read back: plan, cohort, network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from JointRegSegLib.errors import InputError
+from JointRegSegLib.networks import RegistrationNetwork
+
+from . import cohort
+from .plan import Plan, from_entries
+from .trainer import build, read_state
+
+
+def load_run(folder: Path) -> tuple[Plan, list[cohort.Row], RegistrationNetwork]:
+    """Plan, cohort and averaged network of a training run.
+
+    Raises
+    ------
+    InputError
+        If the folder holds no run, or the cohort's files are no longer where they were.
+    """
+    path = folder / "plan.json"
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise InputError(f"{path}: no such file; name the folder of a training run") from None
+    except ValueError as error:
+        raise InputError(f"{path}: is damaged ({error})") from None
+    plan = from_entries(entries, str(path))
+    rows = cohort.read(folder / "cohort.csv")
+    network = build(plan)
+    network.load_state_dict(read_state(folder)["average"])
+    return plan, rows, network.eval()
+
+
+def part(rows: list[cohort.Row], split: str) -> list[cohort.Row]:
+    """The rows of one split.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than two subjects, which make no pair.
+    """
+    found = [row for row in rows if row.split == split]
+    count = len({row.subject for row in found})
+    if count < 2:
+        raise InputError(f"the cohort has {count} subject{'s' * (count != 1)} for {split}; two at least make a pair")
+    return found

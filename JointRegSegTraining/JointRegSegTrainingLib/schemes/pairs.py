@@ -1,0 +1,77 @@
+"""Random pairs of different people, varied at random, and the losses of the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from JointRegSegLib.errors import InputError
+from torch import nn
+
+from ..objective import memberships, objective
+from ..plan import Plan
+from ..subjects import Subject
+
+
+class Pairs:
+    """The scheme of all systems but SVF-Net's first step; with ``complete`` and ``alternate`` it is DeepAtlas."""
+
+    def __init__(self, plan: Plan, subjects: Sequence[Subject], device: torch.device) -> None:
+        """Raise `InputError` if there are too few subjects for a batch of pairs."""
+        owners = [s.owner for s in subjects]
+        if len(set(owners)) < 2:
+            raise InputError("two subjects at least make a pair")
+        if len(subjects) < 2 * plan.pairs:
+            raise InputError(f"{len(subjects)} images are too few for batches of {plan.pairs} pairs; lower 'pairs'")
+        # As many of one person as there are pairs can be in a batch, one in each pair.
+        if sum(min(owners.count(owner), plan.pairs) for owner in set(owners)) < 2 * plan.pairs:
+            raise InputError(f"too many images are of one subject for {plan.pairs} pairs of two people; lower 'pairs'")
+        if plan.complete and len(plan.segmented) < len(plan.labels):
+            raise InputError("'complete' needs a network that segments every label; leave 'segments' out")
+        self.plan = plan
+        self.images = torch.cat([s.image for s in subjects]).to(device)
+        # Whole numbers up to 65535, in an eighth of the memory that floating point memberships would take.
+        self.labels = torch.cat([s.labels for s in subjects]).to(torch.int32).to(device)
+        self.known = torch.stack([s.known for s in subjects]).to(device)
+        self.owners = torch.tensor([owners.index(owner) for owner in owners])
+        self.annotated = torch.nonzero(self.known.any(1).cpu())[:, 0]
+        if plan.annotated_share and not len(self.annotated):
+            raise InputError("no training image has labels, but 'annotated_share' asks for pairs with some")
+
+    def terms(
+        self, network: nn.Module, generator: torch.Generator, rank: int = 0, processes: int = 1
+    ) -> dict[str, torch.Tensor]:
+        """See `Scheme.terms`."""
+        moving, fixed = self.draw(generator)
+        seeds = torch.randint(2**62, (len(moving),), generator=generator).tolist()
+        mine = range(rank, len(moving), processes)
+        images, labels = zip(*(self._varied((moving[i], fixed[i]), seeds[i]) for i in mine), strict=True)
+        # (2, …) of each pair → moving images of all pairs, then the fixed ones.
+        images, labels = (torch.stack(x, 1).flatten(0, 1) for x in (images, labels))
+        chosen = torch.cat([moving[list(mine)], fixed[list(mine)]])
+        n = len(mine)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=bool(self.plan.mixed)):
+            prediction = network(images[:n], images[n:])
+        plan = self.plan
+        return objective(prediction, images, labels, plan.weights, self.known[chosen], plan.complete, plan.segmented)
+
+    def draw(self, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """(N,) indices of moving and of fixed images, of different people in each pair."""
+        n = self.plan.pairs
+        while True:
+            order = torch.randperm(len(self.owners), generator=generator)[: 2 * n]
+            moving, fixed = order[:n], order[n:]
+            wanted = torch.rand(n, generator=generator) < self.plan.annotated_share
+            wanted &= ~(torch.isin(moving, self.annotated) | torch.isin(fixed, self.annotated))
+            if wanted.any():
+                pick = torch.randint(len(self.annotated), (n,), generator=generator)
+                side = torch.rand(n, generator=generator) < 0.5
+                moving = torch.where(wanted & side, self.annotated[pick], moving)
+                fixed = torch.where(wanted & ~side, self.annotated[pick], fixed)
+            if (self.owners[moving] != self.owners[fixed]).all():
+                return moving, fixed
+
+    def _varied(self, pair: tuple[torch.Tensor, torch.Tensor], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        chosen = torch.stack(pair)
+        labels = memberships(self.labels[chosen], self.plan.values)
+        return self.plan.augmentation(self.images[chosen], labels, torch.Generator().manual_seed(seed))

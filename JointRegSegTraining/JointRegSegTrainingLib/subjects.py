@@ -1,0 +1,121 @@
+"""The images and labels a network learns from, on its working lattice and in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from JointRegSegLib import files
+from JointRegSegLib.errors import InputError, JointRegSegError
+from JointRegSegLib.geometry import Grid, resample
+
+from .cohort import Row, listed, random_pairs
+from .plan import Plan
+
+
+@dataclass
+class Subject:
+    """One image of one person.
+
+    ``image`` (1, C, D, H, W) is ready for the network, ``labels`` (1, 1, D, H, W) holds the plan's values, and
+    ``known`` (K,) says which of the plan's labels were annotated.
+    """
+
+    name: str
+    owner: str
+    image: torch.Tensor
+    labels: torch.Tensor
+    known: torch.Tensor
+
+
+def load(rows: Sequence[Row], plan: Plan, origin: Path | str = "cohort", known: Sequence[str] = ()) -> list[Subject]:
+    """Read images and labels and bring them to the plan's working lattice.
+
+    Raises
+    ------
+    InputError
+        If anything is wrong with them; all problems are named, in one list behind those that are ``known``.
+    """
+    out, problems, orientations = [], list(known), {}
+    for row in rows:
+        try:
+            subject, oriented = _load(row, plan)
+            out.append(subject)
+            orientations.setdefault(oriented, row.image.name)
+        except JointRegSegError as error:
+            problems.append(str(error))
+    if len(orientations) > 1:
+        found = ", ".join(f"{name} in {axes}" for axes, name in sorted(orientations.items()))
+        problems.append(f"mixed orientations ({found}); bring all images to one, as their headers may not be right")
+    if problems:
+        raise InputError(listed(origin, problems))
+    return out
+
+
+def _load(row: Row, plan: Plan) -> tuple[Subject, str]:
+    image = files.read_image(row.image)
+    values, source = files.to_tensor(image)
+    labels, known = torch.zeros_like(values), torch.zeros(len(plan.labels), dtype=torch.bool)
+    middle = plan.preprocessing.middle(values, source)
+    if row.labels is not None:
+        drawn = files.to_tensor(files.read_labels(row.labels, image, row.image.name))[0]
+        labels = _of_plan(drawn, plan, row)
+        known = _annotated(row, plan)
+        if plan.center == "labels":
+            middle = _middle(labels, source)
+    lattice = plan.preprocessing.lattice(source, center=middle)
+    subject = Subject(
+        row.name,
+        row.subject,
+        plan.preprocessing.apply(values, source, lattice),
+        resample(labels, source, lattice, mode="nearest", fill=0),
+        known,
+    )
+    return subject, sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
+
+
+def _of_plan(drawn: torch.Tensor, plan: Plan, row: Row) -> torch.Tensor:
+    """Values of label files → values of the plan."""
+    table = {origin: label.value for label in plan.labels for origin in label.origins}
+    found = [int(v) for v in drawn.unique().tolist() if v != 0]
+    strange = [v for v in found if v not in table]
+    if strange and plan.other_labels == "refuse":
+        more = f" and {len(strange) - 5} more" if len(strange) > 5 else ""
+        raise InputError(
+            f"{row.labels}: value {', '.join(map(str, strange[:5]))}{more} is in no label's list; "
+            "add it there, or set other_labels to background"
+        )
+    if len(strange) == len(found):
+        raise InputError(
+            f"{row.labels}: none of the plan's labels is in it; leave the column empty if nothing is drawn"
+        )
+    lookup = torch.zeros(max(found) + 1)
+    for value in found:
+        lookup[value] = table.get(value, 0)
+    return lookup[drawn.long()]
+
+
+def _annotated(row: Row, plan: Plan) -> torch.Tensor:
+    names = [label.name for label in plan.labels]
+    if row.annotated is None:
+        return torch.ones(len(names), dtype=torch.bool)
+    strange = [name for name in row.annotated if name not in names]
+    if strange:
+        raise InputError(f"{row.image}: annotated '{strange[0]}' is none of the plan's labels ({', '.join(names)})")
+    return torch.tensor([name in row.annotated for name in names])
+
+
+def _middle(labels: torch.Tensor, grid: Grid) -> np.ndarray:
+    """World point in the middle of the box around what is labeled."""
+    place = labels[0, 0].nonzero()
+    middle = (place.amin(0) + place.amax(0)).double().numpy() / 2
+    return grid.array_affine[:3, :3] @ middle + grid.origin
+
+
+def pairs_of(subjects: Sequence[Subject], count: int) -> list[tuple[str, str]]:
+    """Names of ``count`` random pairs (moving, fixed) of different people; see `cohort.random_pairs`."""
+    return random_pairs([s.name for s in subjects], count, owners=[s.owner for s in subjects])

@@ -1,0 +1,107 @@
+"""From a run to figures, and to a bundle that is installed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import ENTRIES
+from JointRegSegLib import catalog, models
+from JointRegSegTrainingLib.runs import load_run
+
+CARD = ENTRIES["card"]
+
+
+def test_bundle_of_a_run(bundle, run_folder):
+    manifest = bundle.manifest
+    assert {key: manifest[key] for key in ("name", "license")} == {key: CARD[key] for key in ("name", "license")}
+    assert manifest["labels"] == ENTRIES["labels"]
+    figures = manifest["validation"]["figures"]
+    measured = {"dice", "dice30", "before", "hd95", "folded", "spread", "inverse", "segmentation", "seconds"}
+    assert set(figures) == measured
+    assert 0.6 < figures["segmentation"] <= 1 and 0 < figures["seconds"] < 60
+    assert manifest["validation"]["pairs"] == 4 and manifest["validation"]["subjects"] == 3
+    assert manifest["training"]["subjects"] == 7
+    assert manifest["training"]["held_out"] == sorted(manifest["training"]["held_out"])
+    assert manifest["requires"] == "0.1.0"
+    low, high = manifest["domain"]["extent"]
+    assert 20 <= low < high <= 36
+    assert manifest["domain"]["spacing"] == [2, 2]
+    assert len(manifest["domain"]["volumes"]) == 2 and 0.3 < manifest["domain"]["confidence"] <= 1
+    assert manifest["arguments"]["warping"] is True  # defaults are written out
+    _, _, network = load_run(run_folder)
+    for name, value in models.load(bundle).state_dict().items():
+        np.testing.assert_allclose(value, network.state_dict()[name], rtol=1e-3, atol=1e-6)
+
+
+def test_without_a_folder_it_is_installed(run_folder, shell, tmp_path, monkeypatch):
+    monkeypatch.setenv(catalog.HOME_VARIABLE, str(tmp_path / "home"))
+    code, said, error = shell("export", "--run", run_folder, "--pairs", 2)
+    assert code == 0, error
+    assert Path(said.splitlines()[-1]) == catalog.user_folder() / CARD["name"]
+    entry = {e["name"]: e for e in catalog.entries()}[CARD["name"]]  # what the Slicer module lists
+    assert entry["title"] == CARD["title"] and catalog.removable(entry)
+    assert models.load(models.find(CARD["name"])).training is False
+
+
+def test_a_shipped_model_is_not_covered(run_folder, shell, tmp_path, monkeypatch):
+    monkeypatch.setenv(catalog.HOME_VARIABLE, str(tmp_path / "home"))
+    card = tmp_path / "card.yaml"
+    card.write_text(yaml.safe_dump({"card": CARD | {"name": "symmetric-hippocampus"}}), encoding="utf-8")
+    code, _, error = shell("export", "--run", run_folder, "--card", card, "--pairs", 1)
+    assert code == 2 and "is the name of a model that ships" in error
+    assert not (tmp_path / "home").exists()
+
+
+def test_evaluate(run_folder, shell):
+    command = ["evaluate", "--run", run_folder, "--pairs", "2"]
+    code, said, _ = shell(*command, "--part", "validation")
+    assert code == 0
+    rows = dict(line.split() for line in said.splitlines())
+    log = json.loads((run_folder / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    for name, value in log["validation"].items():
+        assert float(rows[name]) == pytest.approx(value, abs=1e-3)
+    assert shell(*command)[1] != said
+
+
+def test_bad_runs_and_cards(run_folder, refused, tmp_path):
+    card = tmp_path / "card.yaml"
+    refused("export", "--run", tmp_path, words=("plan.json", "folder of a training run"))
+    run = ["--run", run_folder, "--card", card]
+    refused("export", *run, words=(str(card), "no 'card'"))
+    card.write_text("card: [", encoding="utf-8")
+    refused("export", *run, words=(str(card), "cannot be read as YAML"))
+    card.write_text(yaml.safe_dump({"title": "a"}), encoding="utf-8")
+    refused("export", *run, words=(str(card), "no 'card'"))
+    for key in ("license", "training"):
+        card.write_text(yaml.safe_dump({"card": {k: v for k, v in CARD.items() if k != key}}), encoding="utf-8")
+        refused("export", *run, words=(str(card), "card: ", f"'{key}' is a required property"))
+    card.write_text(yaml.safe_dump({"card": CARD | {"refinement": {"speed": 1}}}), encoding="utf-8")
+    refused("export", *run, "--pairs", "1", words=("refinement", "no 'speed'"))
+    assert sorted(tmp_path.iterdir()) == [card]
+
+
+def test_bad_options(refused, config_file, cohort_file, tmp_path):
+    train = ["train", "--cohort", cohort_file, "--config"]
+    own = [*train, config_file]
+    refused(*train, "nowhere", words=("nowhere", "neither a YAML file nor", "symmetric-hippocampus"))
+    refused(*own, "--set", "weights.smothness=1", words=("tiny.yaml", "weights", "'smothness' was unexpected"))
+    refused(*own, "--set", "weights.inverse=a", words=("weights.inverse: 'a' is not of type 'number'",))
+    refused(*own, "--set", "arguments={", words=("KEY=VALUE",))
+    refused(*own, "--set", "arguments.foo=1", words=("network 'symmetric' does not take", "foo"))
+    refused(*own, "--set", "arguments.finest=9", words=("does not take", "finest is a level between"))
+    refused(*own, "--start", "nothing", words=("no model 'nothing'",))
+    refused("train", "--config", config_file, "--cohort", tmp_path / "no.csv", words=("no.csv", "cannot be read"))
+    refused(*own, "--set", "pairs=9", words=("7 images are too few for batches of 9 pairs",))
+
+
+def test_a_run_whose_images_have_gone(run_folder, shell, tmp_path):
+    for name in ("plan.json", "state.pt"):
+        (tmp_path / name).write_bytes((run_folder / name).read_bytes())
+    text = (run_folder / "cohort.csv").read_text(encoding="utf-8")
+    (tmp_path / "cohort.csv").write_text(text.replace("images/", "gone/"), encoding="utf-8")
+    code, _, error = shell("evaluate", "--run", tmp_path)
+    assert code == 2 and "12 problems" in error and error.count("no such image file") == 12

@@ -1,0 +1,64 @@
+"""What a training leaves to look at: its log, curves for TensorBoard and pictures."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from conftest import PLAN, people
+from JointRegSegTrainingLib import trainer
+from JointRegSegTrainingLib.picture import draw
+
+
+@pytest.fixture(scope="module")
+def curves(run_folder):
+    """TensorBoard's own reading of a run."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(run_folder / "tensorboard"))
+    found.Reload()
+    return found
+
+
+def test_curves_hold_what_the_log_does(run_folder, curves):
+    log = [json.loads(line) for line in (run_folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    expected = defaultdict(list)
+    for row in log:
+        for group in ("loss", "validation"):
+            for key, value in row[group].items():
+                expected[f"{group}/{key}"].append((row["step"], value))
+    assert set(curves.Tags()["scalars"]) == set(expected)
+    assert {"loss/similarity", "loss/overlap", "validation/dice", "validation/segmentation"} <= set(expected)
+    for tag, points in expected.items():
+        found = [(event.step, event.value) for event in curves.Scalars(tag)]
+        assert [step for step, _ in found] == [step for step, _ in points]
+        assert [v for _, v in found] == pytest.approx([v for _, v in points], rel=1e-6)
+
+
+def test_pictures_are_there_and_show_something(run_folder, curves):
+    pictures = sorted((run_folder / "pictures").iterdir())
+    assert [p.name for p in pictures] == ["step_000040.png", "step_000080.png", "step_000120.png"]
+    steps = [event.step for event in curves.Images("validation/pair")]
+    assert steps == [40, 80, 120]
+    for path in pictures:
+        shown = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))[..., :3].astype(float)
+        for column in range(4):
+            part = shown[:, column * shown.shape[1] // 4 : (column + 1) * shown.shape[1] // 4]
+            assert part.std() > 10, (path, column)
+            colorful = np.ptp(part, axis=2) > 50  # outlines, or the lines of the deformation
+            assert colorful.sum() > 100, (path, column)
+
+
+def test_a_picture_follows_network_and_labels(cohort_folder, tmp_path):
+    moving, fixed = people(cohort_folder, 2)
+    network = trainer.build(PLAN).eval()
+    first = draw(network, moving, fixed, PLAN.values, tmp_path / "a" / "one.png")
+    assert (tmp_path / "a" / "one.png").is_file() and first.dtype == np.uint8 and first.ndim == 3
+    again = draw(network, moving, fixed, PLAN.values, tmp_path / "again.png")
+    np.testing.assert_array_equal(first, again)
+    fixed.labels.zero_()  # nothing is drawn: the middle of the lattice is shown, without outlines
+    bare = draw(network, moving, fixed, PLAN.values, tmp_path / "bare.png")
+    assert (bare != first).any()

@@ -1,0 +1,103 @@
+"""Labels by a model for images that nobody labeled: on the right voxels, marked, and only where they may be."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from conftest import PLAN, small_grid, small_scene, tilted
+from JointRegSegLib import metrics, models
+from JointRegSegLib.geometry import Grid
+from JointRegSegTrainingLib import cohort
+from JointRegSegTrainingLib.pseudo import segment
+from JointRegSegTrainingLib.subjects import load
+from samples import CENTER, array, label_map, volume, write
+
+GRIDS = {
+    "straight": small_grid(),
+    "oblique": tilted(Grid.centered(CENTER, (20, 26, 14), (2.2, 1.5, 2.6), np.eye(3))),
+    "shifted": Grid.centered(CENTER + np.array([2.0, -1.0, 3.0]), (18, 20, 16), (2, 2, 2), np.eye(3)),
+}
+
+
+@pytest.fixture
+def table(cohort_file, tmp_path) -> Path:
+    """Three labeled training images, two without labels, of which one is oblique, and bare ones to test on."""
+    rows = [row for row in cohort.read(cohort_file) if row.split == "train"][:3]
+    for name, split in (("straight", "train"), ("oblique", "train"), ("shifted", "test")):
+        image = write(volume(small_scene(30), GRIDS[name]), tmp_path / "new" / f"{name}.nii.gz")
+        rows.append(cohort.Row(image, None, name, split))
+    cohort.write(tmp_path / "some.csv", rows)
+    return tmp_path / "some.csv"
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_labels_lie_where_the_structures_are(bundle, name):
+    """On whatever grid the same person was scanned: as good as on a straight one."""
+    image = volume(small_scene(30), GRIDS[name])
+    found = segment(models.load(bundle), bundle, image, torch.device("cpu"))
+    assert found.GetSize() == image.GetSize() and found.GetOrigin() == image.GetOrigin()
+    assert found.GetDirection() == image.GetDirection() and found.GetPixelID() == sitk.sitkUInt8
+    dice = metrics.dice(array(found), array(label_map(small_scene(30), GRIDS[name])), [1, 2])
+    assert min(dice.values()) > 0.6, dice
+
+
+def test_labels_keep_their_values(bundle):
+    """A model whose labels have other values writes those."""
+    other = [dict(label, value=value) for label, value in zip(bundle.manifest["labels"], (7, 300), strict=True)]
+    changed = replace(bundle, manifest=bundle.manifest | {"labels": other})
+    image = volume(small_scene(30), GRIDS["straight"])
+    network = models.load(bundle)
+    first, second = (segment(network, b, image, torch.device("cpu")) for b in (bundle, changed))
+    assert second.GetPixelID() == sitk.sitkUInt16
+    np.testing.assert_array_equal(array(second), np.array([0, 7, 300])[array(first)])
+
+
+def test_a_cohort_with_the_labels_of_a_model(bundle, table, shell, tmp_path):
+    out = tmp_path / "labeled"
+    command = ["pseudo-label", "--model", bundle.folder, "--cohort", table, "--output", out, "--device", "cpu"]
+    code, said, error = shell(*command, "--progress", "slicer")
+    assert code == 0, error
+    assert said.count("<filter-progress>") == 2 and "2 images labeled, 0 kept from before" in said
+    before, after = cohort.read(table), cohort.read(out / "cohort.csv")
+    assert [row.image for row in after] == [row.image for row in before]
+    assert after[:3] == before[:3]
+    for row in after[3:5]:
+        assert row.labels == out / "labels" / row.image.name
+        assert row.labeled_by == bundle.name and row.annotated == ("left blob", "right blob")
+    assert after[5] == before[5]  # what is tested on keeps to what people drew
+    subjects = [*load(after[:4], PLAN), *load(after[4:5], PLAN)]  # of the two orientations
+    assert all(s.known.all() and set(s.labels.unique().tolist()) == {0, 1, 2} for s in subjects)
+    # Again: what is there is kept, what has gone is made anew, the same.
+    kept, gone = (row.labels for row in after[3:5])
+    expected, stamp = array(gone), kept.stat().st_mtime_ns
+    gone.unlink()
+    code, said, _ = shell(*command)
+    assert code == 0 and "1 images labeled, 1 kept from before" in said
+    assert kept.stat().st_mtime_ns == stamp
+    np.testing.assert_array_equal(array(gone), expected)
+    assert sorted(p.name for p in (out / "labels").iterdir()) == ["oblique.nii.gz", "straight.nii.gz"]
+
+
+def test_what_cannot_be_labeled(bundle, table, cohort_file, shell, refused, tmp_path):
+    refused("pseudo-label", "--model", bundle.folder, "--cohort", cohort_file, words=("has labels already",))
+    refused("pseudo-label", "--model", "nothing", "--cohort", table, words=("no model 'nothing'",))
+    manifest = {k: v for k, v in bundle.manifest.items() if k not in ("sha256", "requires")}
+    manifest |= {"name": "mute", "network": "uresnet", "arguments": {"channels": [4, 8], "classes": 0}, "labels": []}
+    manifest["domain"] = {**manifest["domain"], "volumes": []}
+    mute = models.write_bundle(tmp_path / "mute", manifest, models.NETWORKS["uresnet"](**manifest["arguments"]))
+    refused("pseudo-label", "--model", mute.folder, "--cohort", table, words=("'mute' does not segment",))
+
+
+def test_a_folder_holds_the_labels_of_one_model(bundle, table, shell, tmp_path):
+    out = tmp_path / "labeled"
+    command = ["pseudo-label", "--cohort", table, "--output", out, "--device", "cpu", "--model"]
+    assert shell(*command, bundle.folder)[0] == 0
+    manifest = {k: v for k, v in bundle.manifest.items() if k not in ("sha256", "requires")}
+    other = models.write_bundle(tmp_path / "other", manifest | {"name": "other"}, models.load(bundle))
+    code, _, error = shell(*command, other.folder)
+    assert code == 2 and "holds labels of another model; choose another folder" in error

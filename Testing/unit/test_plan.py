@@ -1,0 +1,173 @@
+"""Configurations: what they may say, what they mean, and what is said when they are wrong."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, fields
+
+import pytest
+from JointRegSegLib.errors import InputError
+from JointRegSegLib.preprocess import Preprocessing
+from JointRegSegTrainingLib import plan, trainer
+from JointRegSegTrainingLib.augment import Augmentation
+from JointRegSegTrainingLib.plan import CONFIGURATIONS, Label, Plan, Weights, find, from_entries, read_entries
+
+TEXT = """
+network: symmetric
+preprocessing: {size: [16, 16, 16], spacing: [2, 2, 2]}
+labels:
+  - {value: 1, name: left, color: "#000000"}
+  - {value: 2, name: right, color: "#ffffff", sources: [47, 48]}
+weights: {inverse: 0.5}
+"""
+SCHEMA = plan.schema()
+PLACES = {
+    "plan": (Plan, SCHEMA["properties"]),
+    "weights": (Weights, SCHEMA["properties"]["weights"]["properties"]),
+    "augmentation": (Augmentation, SCHEMA["properties"]["augmentation"]["properties"]),
+    "label": (Label, SCHEMA["properties"]["labels"]["items"]["properties"]),
+    "preprocessing": (Preprocessing, SCHEMA["properties"]["preprocessing"]["properties"]),
+}
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(TEXT, encoding="utf-8")
+    return path
+
+
+def made(path, *changes: str) -> Plan:
+    return from_entries(read_entries(path, changes), str(path))
+
+
+def test_what_a_file_says_and_what_it_leaves_out(file):
+    found = made(file)
+    assert found.values == (1, 2)
+    assert [label.origins for label in found.labels] == [(1,), (47, 48)]
+    assert found.weights == Weights(inverse=0.5)
+    assert found.preprocessing == Preprocessing((16, 16, 16), (2, 2, 2))
+    assert found.augmentation == Augmentation() and found.mixed is None
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_schema_and_classes_have_the_same_keys_and_each_is_described(place):
+    kind, described = PLACES[place]
+    assert {field.name for field in fields(kind)} == set(described) - {"card"}
+    assert not [key for key, entry in described.items() if len(entry.get("description", "")) < 4]
+
+
+def test_the_plan_of_a_run_reads_back_the_same(file):
+    found = made(file, "alternate={encoder: 1}", "frozen=[encoder]", "augmentation.flips=[0, 0, 1]")
+    again = from_entries(json.loads(json.dumps(asdict(found))), "plan.json")
+    assert again == found and again.weights.inverse == 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("stepps=3", ("the plan", "'stepps' was unexpected")),
+        ("steps=many", ("steps: 'many' is not of type 'integer'",)),
+        ("steps=0", ("steps: 0 is less than the minimum of 1",)),
+        ("weights.smothness=1", ("weights", "'smothness' was unexpected")),
+        ("weights.inverse=-1", ("weights.inverse: -1 is less than",)),
+        ("weights=[1]", ("weights: [1] is not of type 'object'",)),
+        ("augmentation.flips=1", ("augmentation.flips: 1 is not of type 'array'",)),
+        ("preprocessing.size=[16, 16]", ("preprocessing.size: [16, 16] is too short",)),
+        ("preprocessing.intensity=loud", ("preprocessing", "unknown intensity", "'loud'", "zscore")),
+        ("schedule=linear", ("schedule: 'linear' is not one of", "cosine")),
+        ("labels=[{value: 1, name: a, color: red}]", ("labels.0.color: 'red' does not match",)),
+        (
+            "labels=[{value: 1, name: a, color: '#000000'}, {value: 1, name: b, color: '#000000'}]",
+            ("labels: two of them have the value 1",),
+        ),
+        (
+            "labels=[{value: 1, name: a, color: '#000000'}, {value: 2, name: b, color: '#000000', sources: [1]}]",
+            ("labels: two of them have the source 1",),
+        ),
+        ("network=u-net", ("network: unknown 'u-net'", "known: ", "symmetric")),
+        ("card.name=Two Words", ("card.name: 'Two Words' does not match",)),
+    ],
+)
+def test_an_error_names_file_and_key(file, change, words):
+    with pytest.raises(InputError) as error:
+        made(file, change)
+    assert str(error.value).startswith(f"{file}: ")
+    assert not [word for word in words if word not in str(error.value)], error.value
+    assert "\n" not in str(error.value)
+
+
+def test_all_errors_are_named_at_once(file):
+    with pytest.raises(InputError) as error:
+        made(file, "rate=fast", "pairs=0", "weights.folding=no")
+    assert all(f"{key}: " in str(error.value) for key in ("rate", "pairs", "weights.folding"))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"network: [", "cannot be read as YAML"),
+        (b"\xff\xfe\x00", "cannot be read as YAML"),
+        (b"", "has to be a mapping"),
+        (b"- 1", "has to be a mapping"),
+        (b"network: symmetric", "'preprocessing' is a required property.*'labels' is a required property"),
+    ],
+)
+def test_files_that_are_no_configuration(tmp_path, content, words):
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"bad\.yaml: .*{words}"):
+        made(path)
+
+
+def test_changes(file):
+    found = made(
+        file, "rate=1e-3", "weights.inverse=2.5E-1", "arguments.channels=[4, 8]", "complete=true", "mixed=null"
+    )
+    assert found.rate == 1e-3  # which YAML 1.1 takes for text
+    assert found.weights.inverse == 0.25
+    assert found.arguments == {"channels": [4, 8]} and found.complete is True and found.mixed is None
+    assert made(file, "steps=2", "steps=3").steps == 3
+
+
+@pytest.mark.parametrize("change", ["steps", "=3", "network.more=3", "steps={"])
+def test_changes_that_are_none(file, change):
+    with pytest.raises(InputError, match=r"has no entries|KEY=VALUE") as error:
+        made(file, change)
+    assert change in str(error.value)
+
+
+def test_rates_in_a_file_may_be_written_without_a_point(file):
+    file.write_text(TEXT + "rate: 1e-3\n", encoding="utf-8")
+    assert made(file).rate == 1e-3
+
+
+def test_a_configuration_is_found_by_name_or_file(file):
+    assert find("symmetric-hippocampus").parent == CONFIGURATIONS
+    assert find(file) == find(str(file)) == file
+    with pytest.raises(InputError, match=r"hipocampus: neither a YAML file nor .*symmetric-hippocampus"):
+        find("hipocampus")
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGURATIONS.glob("*.yaml")), ids=lambda p: p.stem)
+def test_shipped_configurations_are_whole(path):
+    entries = read_entries(path)
+    found = from_entries(entries, str(path))
+    trainer.build(found)  # network, lattice, channels and labels fit each other
+    assert found.labels and entries["card"]["name"] == path.stem
+    assert not [text for text in (*entries["card"].values(), *entries["card"]["training"].values()) if not text]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("arguments.foo=1", "network 'symmetric' does not take these arguments.*foo"),
+        ("arguments.finest=9", "does not take these arguments .finest is a level between"),
+        ("arguments.classes=4", r"arguments\.classes: .*labels and background are 3, not 4"),
+        ("preprocessing.size=[16, 17, 16]", r"preprocessing\.size: network 'symmetric' needs multiples of 8"),
+        ("preprocessing.intensity=ct-windows", r"arguments\.inputs: images have 3 channels, not 1"),
+    ],
+)
+def test_networks_that_do_not_fit_the_plan(file, change, words):
+    with pytest.raises(InputError, match=words):
+        trainer.build(made(file, change))
