@@ -6,16 +6,18 @@ import csv
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from . import device, models, output
+from . import cluster, device, models, output
 from .errors import Canceled, InputError, JointRegSegError, OutputError
 from .pipeline import check_options, register_and_segment
+from .progress import Progress, silent
 
 REQUIRED = ("fixed", "moving")
 OPTIONAL = ("case", "moving_labels", "fixed_labels", "moving_points", "fixed_points")
@@ -44,10 +46,12 @@ class Outcome:
 def read_pairs(table: Path) -> list[dict[str, str]]:
     """Rows of a CSV of pairs, with the folder name of each under ``case`` and paths relative to the table resolved.
 
+    A row whose case cannot be a folder of its own is given another name, and has the reason under ``problem``.
+
     Raises
     ------
     InputError
-        If the table cannot be read, lacks a column, has unknown ones, or names two cases alike.
+        If the table cannot be read, lacks a column, has unknown ones, or is empty.
     """
     if not table.is_file():
         raise InputError(f"{table}: no such file; give a CSV with columns fixed and moving")
@@ -68,20 +72,24 @@ def read_pairs(table: Path) -> list[dict[str, str]]:
     seen: set[str] = set()
     for number, row in enumerate(rows, 1):
         row["case"] = row.get("case") or f"{number:04d}"
-        if not re.fullmatch(r"[\w][\w .+-]*", row["case"]):
-            raise InputError(f"{table}: row {number}: '{row['case']}' cannot be the name of a folder")
-        if row["case"].lower() == SUMMARY:
-            raise InputError(
-                f"{table}: row {number}: '{row['case']}' is the name of the summary; name the case otherwise"
-            )
-        if row["case"].lower() in seen:  # some file systems know no capitals
-            raise InputError(f"{table}: two rows have the case '{row['case']}'")
+        if problem := _problem(row["case"], seen):
+            # No folder can have this name, for it has brackets: it is that of no other case.
+            row |= {"case": f"{row['case']} (row {number})", "problem": problem}
         seen.add(row["case"].lower())
         for column in (*REQUIRED, *OPTIONAL[1:]):
             if row.get(column):
                 # Absolute, so that a second run from elsewhere knows the same files again.
                 row[column] = str(table.parent.absolute() / row[column])
     return rows
+
+
+def _problem(case: str, taken: set[str]) -> str | None:
+    """Why a case cannot have a folder of this name; some file systems know no capitals."""
+    if not re.fullmatch(r"[\w][\w .+-]*", case):
+        return f"'{case}' cannot be the name of a folder; name the case otherwise"
+    if case.lower() == SUMMARY:
+        return f"'{case}' is the name of the summary; name the case otherwise"
+    return f"an earlier row has the case '{case}' too; name this one otherwise" if case.lower() in taken else None
 
 
 def run_batch(
@@ -92,6 +100,8 @@ def run_batch(
     given_up: dict[str, str] | None = None,
     progress: Callable[[str, float], bool | None] | None = None,
     finished: Callable[[dict[str, Any]], None] | None = None,
+    workers: int = 1,
+    scheduler: str | None = None,
 ) -> Outcome:
     """Register all pairs of a table.
 
@@ -105,51 +115,100 @@ def run_batch(
     given_up : dict, optional
         Cases that are not to be tried (again), with the reason.
     progress : callable, optional
-        ``progress(case, fraction of all cases)``; returning False cancels.
+        ``progress(case, fraction of all cases)``, of the first case that is not finished; returning False cancels.
     finished : callable, optional
         Called with the row of each case (see `summary_row`) when it is finished.
+    workers : int
+        Cases that are computed at the same time, each in a process of its own (see `cluster.compute`); 1: one after
+        another in this process.
+    scheduler : str, optional
+        Address of a running Dask scheduler, on whose workers the cases are computed instead. They need this library,
+        the model, and all files under the same paths.
 
     Raises
     ------
     InputError, ModelError, OutputError
-        If the table, the model, the device or the output folder cannot be used at all.
+        If the table, the model, the device, the scheduler or the output folder cannot be used at all.
     """
-    pairs = read_pairs(table)
+    pairs = {pair["case"]: pair for pair in read_pairs(table)}
     check_options(**options)
+    if workers < 1:
+        raise InputError(f"workers takes a whole number of 1 or more, not {workers}")
     if str(options.get("model", models.GENERIC)) != models.GENERIC:
-        models.load(models.find(options["model"]))
-    device.choose(options.get("device_name", "auto"))
+        bundle = models.find(options["model"])
+        models.load(bundle)
+        if Path(options["model"]).absolute() == bundle.folder.absolute():
+            options = {**options, "model": str(bundle.folder.absolute())}  # other processes stand elsewhere
+    if scheduler is None:
+        device.choose(options.get("device_name", "auto"))
+    rows: dict[str, dict[str, Any]] = {}
+
+    def record(case: str, row: dict[str, Any]) -> None:
+        rows[case] = row
+        write_summary([rows[case] for case in pairs if case in rows], folder / SUMMARY)
+        if finished:
+            finished(row)
+
+    refused = {case: pair["problem"] for case, pair in pairs.items() if "problem" in pair}
+    refused |= {case: reason for case, reason in (given_up or {}).items() if case in pairs}
+    tasks = {
+        case: (pair, folder.absolute() / case, options, overwrite)
+        for case, pair in pairs.items()
+        if case not in refused
+    }
+    with _results(tasks, workers, scheduler) as results:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{folder}: cannot be created ({error.strerror}); name another folder") from None
+        for case, reason in refused.items():
+            record(case, _failed(case, reason))
+        with tqdm(
+            total=len(pairs), initial=len(rows), disable=not sys.stderr.isatty(), unit="case", leave=False
+        ) as bar:
+            while len(rows) < len(pairs):
+                awaited = next(case for case in pairs if case not in rows)
+                bar.set_description_str(awaited)
+                if progress and progress(awaited, len(rows) / len(pairs)) is False:
+                    raise Canceled
+                record(*next(results))
+                bar.update()
+    return Outcome([rows[case] for case in pairs], folder / SUMMARY)
+
+
+@contextmanager
+def _results(
+    tasks: dict[str, tuple], workers: int, scheduler: str | None
+) -> Iterator[Iterator[tuple[str, dict[str, Any]]]]:
+    """Cases and their rows, as they are ready; those that are not when the context is left are stopped."""
+    if not tasks or (scheduler is None and min(workers, len(tasks)) < 2):
+        yield ((case, run_case(*task)) for case, task in tasks.items())
+        return
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be created ({error.strerror}); name another folder") from None
-    rows: list[dict[str, Any]] = []
-    with tqdm(pairs, disable=not sys.stderr.isatty(), unit="case", leave=False) as bar:
-        for number, pair in enumerate(bar):
-            bar.set_description_str(pair["case"])
-            if progress and progress(pair["case"], number / len(pairs)) is False:
-                raise Canceled
-            if reason := (given_up or {}).get(pair["case"]):
-                rows.append({"case": pair["case"], "status": "failed", "reason": reason})
-            else:
-                rows.append(_run_case(pair, folder / pair["case"], options, overwrite))
-            write_summary(rows, folder / SUMMARY)
-            if finished:
-                finished(rows[-1])
-    return Outcome(rows, folder / SUMMARY)
+        with cluster.compute(run_case, tasks, min(workers, len(tasks)), scheduler) as answers:
+            yield (
+                (case, _failed(case, str(answer), answer.option) if isinstance(answer, JointRegSegError) else answer)
+                for case, answer in answers
+            )
+    finally:
+        for _, place, *_ in tasks.values():
+            output.remove_partial(place)
 
 
-def _run_case(pair: dict[str, str], folder: Path, options: dict[str, Any], overwrite: bool) -> dict[str, Any]:
+def run_case(
+    pair: dict[str, str], folder: Path, options: dict[str, Any], overwrite: bool, progress: Progress = silent
+) -> dict[str, Any]:
+    """Register a row of the table (see `read_pairs`) and write its folder; returns its line of the summary."""
     try:
         if not overwrite and (folder / output.REPORT).is_file():
             try:
                 report = json.loads((folder / output.REPORT).read_text(encoding="utf-8"))
                 difference, row = _differs(report, pair, options), summary_row(pair["case"], "kept", report)
             except (ValueError, KeyError, TypeError):
-                raise OutputError(f"{folder / output.REPORT}: is damaged; give --overwrite to redo the case") from None
+                raise OutputError(f"{folder / output.REPORT}: is damaged; redo the case", "overwrite") from None
             if difference:
                 raise OutputError(
-                    f"its result was made with another {difference}; give --overwrite to redo, or another --output"
+                    f"its result was made with another {difference}; redo it, or name another folder", "overwrite"
                 )
             return row
         for column in REQUIRED:
@@ -157,16 +216,19 @@ def _run_case(pair: dict[str, str], folder: Path, options: dict[str, Any], overw
                 raise InputError(f"the row names no {column} image")
         extras = {column: pair[column] for column in OPTIONAL[1:] if pair.get(column)}
         output.check_free(folder, overwrite)
-        result = register_and_segment(pair["fixed"], pair["moving"], **options, **extras)
-        result.save(folder, overwrite)
+        result = register_and_segment(pair["fixed"], pair["moving"], **options, **extras, progress=progress)
+        result.save(folder, overwrite, progress)
         return summary_row(pair["case"], "done", result.report)
     except Canceled:
         raise
     except JointRegSegError as error:
-        reason = str(error)
+        return _failed(pair["case"], str(error), error.option)
     except Exception as error:  # whatever a case does, the others have to run; the reason is kept
-        reason = f"{type(error).__name__}: {error}"
-    return {"case": pair["case"], "status": "failed", "reason": reason}
+        return _failed(pair["case"], f"{type(error).__name__}: {error}")
+
+
+def _failed(case: str, reason: str, option: str | None = None) -> dict[str, Any]:
+    return {"case": case, "status": "failed", "reason": reason} | ({"option": option} if option else {})
 
 
 def _differs(report: dict[str, Any], pair: dict[str, str], options: dict[str, Any]) -> str | None:
@@ -178,9 +240,9 @@ def _differs(report: dict[str, Any], pair: dict[str, str], options: dict[str, An
     settings = report["settings"]
     for key in ("model", "refine", "similarity", "fill", "working_size", "seed"):
         if settings[key] != options.get(key, settings[key]):
-            return f"--{key.replace('_', '-')}"
+            return key
     if options.get("align") not in (None, settings["align"]):
-        return "--align"
+        return "align"
     return None
 
 
@@ -239,7 +301,7 @@ def write_summary(rows: list[dict[str, Any]], path: Path) -> None:
     partial = path.with_suffix(".tmp")
     try:
         with partial.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, COLUMNS)
+            writer = csv.DictWriter(stream, COLUMNS, extrasaction="ignore")
             writer.writeheader()
             for row in rows:
                 writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})

@@ -59,6 +59,21 @@ def options_of(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+#: How the command names what helps, by the `option` of an error.
+CURES = {
+    "align": "--align center",
+    "device_name": "--device cpu, or auto",
+    "fill": "--fill VALUE",
+    "model": "--model also takes the folder of a bundle",
+    "overwrite": "--overwrite",
+}
+
+
+def with_cure(text: str, option: str | None) -> str:
+    """What is wrong, and the option that helps."""
+    return f"{text} ({CURES[option]})" if option in CURES else text
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="jointregseg", description="Register and segment two volumes at once. For research use only."
@@ -81,6 +96,9 @@ def _parser() -> argparse.ArgumentParser:
     many.add_argument("pairs", type=Path, help="CSV with columns fixed, moving and optionally case, moving_labels, …")
     many.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for one folder a case")
     add_options(many)
+    where = many.add_mutually_exclusive_group()
+    where.add_argument("--workers", type=int, metavar="N", help="cases at the same time on this computer")
+    where.add_argument("--scheduler", metavar="ADDRESS", help="Dask scheduler whose workers compute the cases")
     many.set_defaults(run=_batch)
 
     listing = commands.add_parser("models", help="list the installed models")
@@ -149,17 +167,27 @@ def summary(result: Registration) -> str:
 
 def _batch(arguments: argparse.Namespace) -> int:
     from .batch import run_batch
+    from .cluster import suitable_workers
     from .terminal import say
 
     def finished(row: dict[str, Any]) -> None:
         seconds = f" in {row['seconds']:.1f} s" if row["status"] == "done" else ""
         say(f"{row['case']}: {row['status']}{seconds}{', ' + row['verdict'] if 'verdict' in row else ''}")
 
+    workers = arguments.workers
+    if workers is None:
+        workers = 1 if arguments.scheduler else suitable_workers(arguments.device)
     outcome = run_batch(
-        arguments.pairs, arguments.output, options_of(arguments), arguments.overwrite, finished=finished
+        arguments.pairs,
+        arguments.output,
+        options_of(arguments),
+        arguments.overwrite,
+        finished=finished,
+        workers=workers,
+        scheduler=arguments.scheduler,
     )
     for row in outcome.failed:
-        print(f"{row['case']}: {row['reason']}", file=sys.stderr)
+        print(f"{row['case']}: {with_cure(row['reason'], row.get('option'))}", file=sys.stderr)
     done, kept, failed = outcome.counts
     print(f"{done} done, {kept} kept from before, {failed} failed; summary: {outcome.summary}")
     return 1 if failed else 0
@@ -211,7 +239,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("jointregseg: interrupted; nothing half-written was left", file=sys.stderr)
         return 130
     except JointRegSegError as error:
-        print(f"jointregseg: {error}", file=sys.stderr)
+        print(f"jointregseg: {with_cure(str(error), error.option)}", file=sys.stderr)
         return 2
     except MemoryError:
         print("jointregseg: not enough memory; close other programs or use smaller volumes", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import shutil
 import tempfile
@@ -41,7 +42,7 @@ def check_free(folder: str | Path, overwrite: bool = False) -> Path:
             raise OutputError(f"{folder}: is a file; name a folder")
         if any(folder.iterdir()):
             if not overwrite:
-                raise OutputError(f"{folder}: exists already; give --overwrite to replace it, or name another folder")
+                raise OutputError(f"{folder}: exists already; replace it, or name another folder", "overwrite")
             if not (folder / REPORT).is_file():
                 raise OutputError(f"{folder}: is not the folder of a result and will not be replaced; name another one")
     return folder
@@ -70,6 +71,12 @@ def complete_or_nothing(folder: Path) -> Iterator[Path]:
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written ({error.strerror}); check space and permissions") from None
     finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what processes that were killed in `complete_or_nothing` left beside ``folder``."""
+    for partial in folder.parent.glob(f".{glob.escape(folder.name)}.{'?' * 8}"):  # as mkdtemp names them
         shutil.rmtree(partial, ignore_errors=True)
 
 
