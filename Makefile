@@ -25,9 +25,10 @@ lint: $(VENV)/ready
 	$(BIN)/ruff format --check .
 
 bench: $(VENV)/ready
-	$(BIN)/python Testing/benchmarks/hippocampus.py
+	$(BIN)/python Testing/benchmarks/bench.py --system hippocampus --output bench/hippocampus
+	$(BIN)/python Testing/benchmarks/document.py Resources/Benchmarks bench/*/figures.json
 	$(BIN)/python Testing/benchmarks/known_affine.py
 	$(BIN)/python Testing/benchmarks/large_ct.py
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo bench

@@ -76,8 +76,7 @@ def objective(
     for level in prediction.levels:
         u, count = level.displacement, len(level.displacement)
         moving, fixed, moving_labels, target = (
-            F.adaptive_avg_pool3d(x[:count], u.shape[2:])
-            for x in (images, images.roll(n, 0), targets, targets.roll(n, 0))
+            _at(x[:count], u.shape[2:]) for x in (images, images.roll(n, 0), targets, targets.roll(n, 0))
         )
         total = fields.then_affine(u, level.affine)
         if used & {"similarity", "error", "correlation"}:
@@ -115,3 +114,8 @@ def objective(
         target = torch.cat([1 - target.sum(1, keepdim=True), target], 1)
         out["segmentation"] = losses.segmentation(torch.cat(scores), target, known[:count, chosen])
     return {name: value * getattr(weights, name) for name, value in out.items()}
+
+
+def _at(image: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """(N, C, D, H, W) averaged down to ``shape``."""
+    return image if image.shape[2:] == shape else F.adaptive_avg_pool3d(image, shape)

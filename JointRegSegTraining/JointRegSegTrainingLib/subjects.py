@@ -63,7 +63,7 @@ def _load(row: Row, plan: Plan) -> tuple[Subject, str]:
     middle = plan.preprocessing.middle(values, source)
     if row.labels is not None:
         drawn = files.to_tensor(files.read_labels(row.labels, image, row.image.name))[0]
-        labels = _of_plan(drawn, plan, row)
+        labels = relabeled(drawn, plan, row.labels)
         known = _annotated(row, plan)
         if plan.center == "labels":
             middle = _middle(labels, source)
@@ -78,21 +78,25 @@ def _load(row: Row, plan: Plan) -> tuple[Subject, str]:
     return subject, sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
 
 
-def _of_plan(drawn: torch.Tensor, plan: Plan, row: Row) -> torch.Tensor:
-    """Values of label files → values of the plan."""
+def relabeled(drawn: torch.Tensor, plan: Plan, name: Path) -> torch.Tensor:
+    """Values of a label file → values of the plan; any shape.
+
+    Raises
+    ------
+    InputError
+        If a value belongs to none of the plan's labels, or none of them is there; ``name`` says of what file.
+    """
     table = {origin: label.value for label in plan.labels for origin in label.origins}
     found = [int(v) for v in drawn.unique().tolist() if v != 0]
     strange = [v for v in found if v not in table]
     if strange and plan.other_labels == "refuse":
         more = f" and {len(strange) - 5} more" if len(strange) > 5 else ""
         raise InputError(
-            f"{row.labels}: value {', '.join(map(str, strange[:5]))}{more} is in no label's list; "
+            f"{name}: value {', '.join(map(str, strange[:5]))}{more} is in no label's list; "
             "add it there, or set other_labels to background"
         )
     if len(strange) == len(found):
-        raise InputError(
-            f"{row.labels}: none of the plan's labels is in it; leave the column empty if nothing is drawn"
-        )
+        raise InputError(f"{name}: none of the plan's labels is in it; leave the column empty if nothing is drawn")
     lookup = torch.zeros(max(found) + 1)
     for value in found:
         lookup[value] = table.get(value, 0)

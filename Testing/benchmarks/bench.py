@@ -1,0 +1,109 @@
+"""Figures on held-out people: this project's models beside SimpleITK's demons and ANTs SyN, in one run.
+
+Pairs are different people whom the system's model was not trained on (its bundle names them), prepared as its paper has
+them. Everything goes through the public batch command and is scored from the files that it wrote. With --output the
+figures of each pair are kept in figures.json, which document.py makes tables and plots of.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from cohorts import COHORTS, Cohort, prepare, read
+from JointRegSegLib import metrics, models
+from JointRegSegLib.batch import run_batch
+from JointRegSegLib.cli import REFINE_STEPS
+from JointRegSegLib.pipeline import register_and_segment
+from JointRegSegTrainingLib.cohort import random_pairs
+from others import demons, seconds_of, syn
+from scores import Row, score
+
+FIRST = ("", "Dice", "Dice30", "HD95", "fixed", "folded", "SDlogJ", "std", "there and back", "sec")
+SECOND = ("", "", "", "vox", "seg.", "%", "L2R", "logJ", "mean, max vox", "")
+WIDTHS = (-34, 7, 8, 7, 7, 9, 8, 7, 17, 7)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=os.environ.get("JOINTREGSEG_DATA", "../shared/data"))
+    parser.add_argument("--system", choices=COHORTS, default="hippocampus")
+    parser.add_argument("--pairs", type=int, default=40)
+    parser.add_argument("--output", type=Path, help="keep all results in this folder (default: a temporary one)")
+    parser.add_argument("--no-ants", action="store_true", help="leave ANTs out")
+    arguments = parser.parse_args()
+    cohort = COHORTS[arguments.system]
+    source = Path(arguments.data) / cohort.folder
+    if not source.is_dir():
+        print(f"bench: no {source}; give --data or set JOINTREGSEG_DATA", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.output or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        figures = bench(cohort, source, folder, arguments.pairs, not arguments.no_ants)
+        (folder / "figures.json").write_text(json.dumps({"system": arguments.system, **figures}, indent=1))
+    return 0
+
+
+def bench(cohort: Cohort, source: Path, folder: Path, count: int, with_ants: bool) -> dict:
+    """Run all methods and print a line for each; their figures by method and pair."""
+    held_out = models.find(cohort.models[0]).manifest["training"]["held_out"]
+    table = prepare(cohort, source, folder, random_pairs(held_out, count, seed=1))
+    said = f"{count} pairs of {len(held_out)} people who were not trained on; {torch.get_num_threads()} CPU threads"
+    print(f"{said}\n")
+    for titles in (FIRST, SECOND):
+        print("".join(f"{t:>{w}}" if w > 0 else f"{t:<{-w}}" for t, w in zip(titles, WIDTHS, strict=True)))
+    labels, out = cohort.labels, {}
+
+    def keep(name: str, rows: list[Row]) -> None:
+        out[name] = rows
+        show(name, rows)
+
+    keep("none", score(table, None, labels))
+    found = demons(table, folder / "demons")
+    keep("SimpleITK demons", score(table, found, labels, seconds_of(found)))
+    if with_ants:
+        found = syn(table, folder / "syn")
+        keep("ANTs SyN", score(table, found, labels, seconds_of(found)))
+    runs = {"generic": {"model": "generic"}}
+    for model in cohort.models:
+        runs |= {model: {"model": model}, f"{model}, --refine": {"model": model, "refine": REFINE_STEPS}}
+    for name, options in runs.items():
+        # Loading is not part of a pair's time: the first pair of a process would carry it alone.
+        register_and_segment(*(next(read(table))[key] for key in ("fixed", "moving")), options["model"])
+        outcome = run_batch(table, folder / name.replace(", --", "-"), options)
+        for row in outcome.failed:
+            print(f"{row['case']}: {row['reason']}", file=sys.stderr)
+        seconds = {row["case"]: row["estimating_seconds"] for row in outcome.rows}
+        segmented = () if name == "generic" else models.find(options["model"]).label_values
+        keep(name, score(table, folder / name.replace(", --", "-"), labels, seconds, segmented))
+    names = {label.value: label.name for label in cohort.plan.labels}
+    return {"said": said, "machine": platform.machine(), "labels": names, "methods": out}
+
+
+def show(name: str, rows: list[Row]) -> None:
+    """Print a method's line."""
+
+    def mean(key: str, width: int, digits: int, factor: float = 1.0) -> str:
+        values = [row[key] for row in rows if key in row]
+        return f"{factor * np.mean(values):>{width}.{digits}f}" if values else " " * width
+
+    hardest = metrics.hardest_mean([row["dice"] for row in rows], [row["before"] for row in rows])
+    worst = max((row.get("max_error", np.nan) for row in rows), default=np.nan)
+    trip = f"{mean('mean_error', 0, 3)}, {worst:.2f}" if "mean_error" in rows[0] else ""
+    print(
+        f"{name:<34}{mean('dice', 7, 3)}{hardest:>8.3f}{mean('hd95', 7, 2)}{mean('segmentation', 7, 3)}"
+        f"{mean('folded', 9, 4, 100)}{mean('sdlogj', 8, 3)}{mean('spread', 7, 3)}{trip:>17}{mean('seconds', 7, 2)}",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

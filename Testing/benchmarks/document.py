@@ -1,0 +1,109 @@
+"""Tables and plots of what bench.py measured.
+
+Usage: document.py OUTPUT FIGURES.json … writes OUTPUT/README.md and its pictures.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+from JointRegSegLib import metrics, models
+from JointRegSegLib.errors import ModelError
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from scipy.stats import wilcoxon
+
+COLUMNS = (
+    ("Dice", "dice", 3, 1),
+    ("HD95, voxels", "hd95", 2, 1),
+    ("fixed segmentation, Dice", "segmentation", 3, 1),
+    ("folded, %", "folded", 4, 100),
+    ("spread of log J", "spread", 3, 1),
+    ("there and back, voxels", "mean_error", 3, 1),
+    ("seconds", "seconds", 2, 1),
+)
+
+
+def main() -> int:
+    if len(sys.argv) < 3:
+        print(__doc__, file=sys.stderr)
+        return 2
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = ["# Benchmarks", "", "Written by `make bench`; do not edit. Means over pairs of people not trained on.", ""]
+    for path in sys.argv[2:]:
+        parts += chapter(json.loads(Path(path).read_text(encoding="utf-8")), folder)
+    (folder / "README.md").write_text("\n".join(parts), encoding="utf-8")
+    return 0
+
+
+def chapter(found: dict, folder: Path) -> list[str]:
+    """One system: its table, its structures, its plot."""
+    system, methods, names = found["system"], found["methods"], found["labels"]
+    out = [f"## {system.capitalize()}", "", f"{found['said']}, {found['machine']}.", ""]
+    titles = ["method", "parameters", "Dice30", *(title for title, *_ in COLUMNS)]
+    out += [_line(titles), _line(["---"] * len(titles))]
+    for name, rows in methods.items():
+        hardest = metrics.hardest_mean([row["dice"] for row in rows], [row["before"] for row in rows])
+        out.append(_line([name, _parameters(name), f"{hardest:.3f}", *(_mean(rows, *c[1:]) for c in COLUMNS)]))
+    out += ["", "Dice of each structure:", "", _line(["structure", *methods]), _line(["---"] * (len(methods) + 1))]
+    for value, label in names.items():
+        out.append(_line([label, *(_mean(rows, f"dice {value}", 3, 1) for rows in methods.values())]))
+    if "ANTs SyN" in methods:
+        out += ["", "Difference of Dice from ANTs SyN, Wilcoxon's signed-rank test, p corrected after Holm:", ""]
+        out += _compared(methods)
+    plot(methods, folder / f"{system}.png")
+    return [*out, "", f"![Dice of each pair by method]({system}.png)", ""]
+
+
+def _compared(methods: dict[str, list[dict]]) -> list[str]:
+    reference = np.array([row["dice"] for row in methods["ANTs SyN"]])
+    tests = []
+    for name, rows in methods.items():
+        difference = np.array([row["dice"] for row in rows]) - reference
+        if difference.any():
+            tests.append((name, difference.mean(), (difference > 0).mean(), wilcoxon(difference).pvalue))
+    tests.sort(key=lambda test: test[3])
+    out, largest = [_line(["method", "mean difference", "pairs that are better", "p"]), _line(["---"] * 4)], 0.0
+    for rank, (name, mean, share, p) in enumerate(tests):
+        largest = max(largest, min(1.0, p * (len(tests) - rank)))
+        out.append(_line([name, f"{mean:+.3f}", f"{100 * share:.0f} %", f"{largest:.2g}"]))
+    return out
+
+
+def plot(methods: dict[str, list[dict]], path: Path) -> None:
+    """Dice of all pairs, a box for each method."""
+    figure = Figure(figsize=(8, 0.5 + 0.45 * len(methods)), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.boxplot([[row["dice"] for row in rows] for rows in methods.values()], orientation="horizontal", widths=0.6)
+    axes.set_yticks(range(1, len(methods) + 1), list(methods))
+    axes.invert_yaxis()
+    axes.set_xlabel("Dice, mean over structures; one value a pair")
+    axes.grid(axis="x", alpha=0.4)
+    figure.savefig(path)
+
+
+def _parameters(name: str) -> str:
+    try:
+        network = models.load(models.find(name.partition(",")[0]))
+    except ModelError:
+        return ""
+    return f"{sum(p.numel() for p in network.parameters()):,}"
+
+
+def _mean(rows: list[dict], key: str, digits: int, factor: float) -> str:
+    values = [factor * row[key] for row in rows if key in row and not math.isnan(row[key])]
+    return f"{np.mean(values):.{digits}f} ± {np.std(values):.{digits}f}" if values else ""
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
