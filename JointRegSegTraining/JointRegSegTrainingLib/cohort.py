@@ -175,7 +175,13 @@ def require_same(path: Path, rows: Sequence[Row]) -> None:
 
 
 def of_folder(
-    folder: Path, validation: int, test: int, subject: str = "(.*)", only: str = "", seed: int = 0
+    folder: Path,
+    validation: int,
+    test: int,
+    subject: str = "(.*)",
+    only: str = "",
+    seed: int = 0,
+    labeled: int | None = None,
 ) -> list[Row]:
     """Rows for a folder with ``images/NAME`` and, under the same names, ``labels/NAME``.
 
@@ -187,6 +193,9 @@ def of_folder(
         Regular expression whose first group, at the beginning of NAME, is whose image it is.
     only : str
         Regular expression; images whose NAME it is not found in are left out.
+    labeled : int or None
+        Number of training subjects whose labels are kept, to try what few labels are worth; None: all. Those of a
+        smaller number are among those of a larger one.
 
     Raises
     ------
@@ -211,10 +220,16 @@ def of_folder(
         owners[image] = match.group(1)
     parts = split(sorted(set(owners.values())), validation, test, seed)
     part_of = {name: part for part, names in parts.items() for name in names}
+    bare: set[str] = set()
+    if labeled is not None:
+        if not 0 <= labeled <= len(parts["train"]):
+            raise InputError(f"{labeled} labeled subjects: there are {len(parts['train'])} to train on")
+        bare = set(random.Random(seed).sample(parts["train"], len(parts["train"]))[labeled:])
     rows = []
     for image, owner in owners.items():
         labels = folder / "labels" / image.name
-        rows.append(Row(image, labels if labels.is_file() else None, owner, part_of[owner]))
+        known = labels.is_file() and owner not in bare
+        rows.append(Row(image, labels if known else None, owner, part_of[owner]))
     return rows
 
 

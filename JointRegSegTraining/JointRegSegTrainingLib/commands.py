@@ -29,6 +29,8 @@ def add_cohort(parser: argparse.ArgumentParser) -> None:
     whose = "regular expression whose first group, at the beginning of a file's name, is whose image it is"
     parser.add_argument("--subject", default="(.*)", metavar="PATTERN", help=whose)
     parser.add_argument("--only", default="", metavar="PATTERN", help="regular expression that names have to match")
+    few = "training subjects whose labels are kept, to try what few labels are worth (default: all)"
+    parser.add_argument("--labeled", type=int, metavar="N", help=few)
     parser.add_argument("--seed", type=int, default=0, help="of the split")
     parser.set_defaults(run=_cohort)
 
@@ -37,7 +39,9 @@ def _cohort(arguments: argparse.Namespace) -> int:
     from . import cohort
 
     given = arguments
-    rows = cohort.of_folder(given.folder, given.validation, given.test, given.subject, given.only, given.seed)
+    rows = cohort.of_folder(
+        given.folder, given.validation, given.test, given.subject, given.only, given.seed, given.labeled
+    )
     cohort.write(given.output, rows)
     counts = {split: len({row.subject for row in rows if row.split == split}) for split in cohort.SPLITS}
     said = ", ".join(f"{count} for {split}" for split, count in counts.items())

@@ -56,10 +56,14 @@ class Label:
 
 @dataclass(frozen=True)
 class Shapes:
-    """What ``make-references`` matches: unions of labels, on voxels of ``spacing`` mm along i, j, k."""
+    """What ``make-references`` matches: unions of labels, on voxels of ``spacing`` mm along i, j, k.
+
+    Their surfaces have triangles with sides of about ``edge`` mm.
+    """
 
     structures: tuple[tuple[int, ...], ...]
     spacing: tuple[float, float, float]
+    edge: float = 12.0
     sort_slices: bool = False
 
 
@@ -119,6 +123,11 @@ class Plan:
             twice = [str(x) for x in dict.fromkeys(found) if found.count(x) > 1]
             if twice:
                 raise InputError(f"labels: two of them have the {what} {', '.join(twice)}")
+        names = [label.name for label in self.labels]
+        if strange := [name for name in self.segments or () if name not in names]:
+            raise InputError(f"segments: '{strange[0]}' is none of the labels ({', '.join(names)})")
+        if self.scheme == "references" and self.references is None:
+            raise InputError("references: scheme 'references' needs this entry, which says what shapes were matched")
 
     @property
     def values(self) -> tuple[int, ...]:

@@ -129,3 +129,14 @@ def test_elastic_is_smooth_and_of_the_size_asked_for():
     moved = (read - coordinates(8))[..., 4:-4, 4:-4, 4:-4]
     assert 0.5 < moved.std() < 1.6  # interpolation between the waves' nodes takes some of it away
     assert moved.diff(dim=4).std() < 0.3 * moved.std()
+
+
+def test_planar_motion_stays_within_slices():
+    planar = replace(Augmentation(), planar=True, flips=(0, 0, 0), elastic=0, contrast=0, bias=0, noise=0)
+    linear, shift = maps(planar, seed=5, count=8)
+    np.testing.assert_allclose(linear[:, 0], np.tile([1, 0, 0], (8, 1)), atol=1e-3)
+    np.testing.assert_allclose(linear[:, 1:, 0], 0, atol=1e-3)
+    np.testing.assert_allclose(shift[:, 0], 0, atol=1e-3)
+    assert np.abs(shift[:, 1:]).max() > 1 and np.abs(linear[:, 1, 2]).max() > 0.05
+    waves = replace(STILL, elastic=2.0, planar=True)(coordinates(2), coordinates(2), seeded(1))[0] - coordinates(2)
+    assert waves[:, 0].abs().max() < 1e-3 < 0.5 < waves[:, 1:].abs().max()

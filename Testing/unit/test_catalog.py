@@ -45,7 +45,11 @@ def test_a_bundle_comes_in_and_goes_out(home, bundle):
     assert sorted(p.name for p in home.iterdir()) == ["mine"]
     entry = next(e for e in catalog.entries() if e["name"] == "mine")
     assert catalog.removable(entry) and Path(entry["folder"]) == home / "mine"
-    assert catalog.install(bundle) == "mine"  # again: replaced
+    change(bundle, title="Another one")
+    with pytest.raises(catalog.NameTaken, match="'mine' is installed already"):
+        catalog.install(bundle)
+    assert catalog.install(bundle, replace=True) == "mine"
+    assert "Another one" in {entry["title"] for entry in catalog.entries()}
     catalog.remove("mine")
     assert names() == before and not (home / "mine").exists()
 
@@ -65,9 +69,12 @@ def test_what_ships_is_neither_replaced_nor_removed(home, bundle):
     ("spoil", "message"),
     [
         (lambda folder: (folder / "weights.safetensors").write_bytes(b"x"), "do not match the checksum"),
-        (lambda folder: (folder / "weights.safetensors").unlink(), "is no model bundle"),
+        (lambda folder: (folder / "weights.safetensors").unlink(), "for it has no weights.safetensors"),
+        (lambda folder: (folder / "model.json").unlink(), "for it has no model.json"),
+        (lambda folder: change(folder, requires="99.0.0"), "needs JointRegSeg 99.0.0, this is"),
+        (lambda folder: change(folder, requires="soon"), "is not valid"),
         (lambda folder: (folder / "model.json").write_text("{}"), "lacks name"),
-        (lambda folder: (folder / "model.json").write_text("["), "is no model bundle"),
+        (lambda folder: (folder / "model.json").write_text("["), "model.json is damaged"),
         (lambda folder: rename(folder, "../../evil"), "is not valid"),
         (lambda folder: change(folder, labels=5), "is not valid"),
         (lambda folder: change(folder, domain=None), "is not valid"),
@@ -79,9 +86,9 @@ def test_what_ships_is_neither_replaced_nor_removed(home, bundle):
 )
 def test_what_is_no_whole_bundle_is_refused_and_leaves_nothing(home, bundle, spoil, message):
     spoil(bundle)
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(ModelError, match=message) as refusal:
         catalog.install(bundle)
-    assert not home.exists()
+    assert "Errno" not in str(refusal.value) and not home.exists()
 
 
 def test_what_lies_in_a_folder_of_models_and_is_none_is_left_out(home, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from JointRegSegLib.errors import InputError
 from JointRegSegLib.preprocess import Preprocessing
 from JointRegSegTrainingLib import plan, trainer
 from JointRegSegTrainingLib.augment import Augmentation
-from JointRegSegTrainingLib.plan import CONFIGURATIONS, Label, Plan, Weights, find, from_entries, read_entries
+from JointRegSegTrainingLib.plan import CONFIGURATIONS, Label, Plan, Shapes, Weights, find, from_entries, read_entries
 
 TEXT = """
 network: symmetric
@@ -25,6 +25,7 @@ PLACES = {
     "plan": (Plan, SCHEMA["properties"]),
     "weights": (Weights, SCHEMA["properties"]["weights"]["properties"]),
     "augmentation": (Augmentation, SCHEMA["properties"]["augmentation"]["properties"]),
+    "references": (Shapes, SCHEMA["properties"]["references"]["properties"]),
     "label": (Label, SCHEMA["properties"]["labels"]["items"]["properties"]),
     "preprocessing": (Preprocessing, SCHEMA["properties"]["preprocessing"]["properties"]),
 }
@@ -171,3 +172,34 @@ def test_shipped_configurations_are_whole(path):
 def test_networks_that_do_not_fit_the_plan(file, change, words):
     with pytest.raises(InputError, match=words):
         trainer.build(made(file, change))
+
+
+def test_a_base_says_what_the_file_leaves_out(file):
+    own = file.with_name("own.yaml")
+    own.write_text("base: mine\nweights: {overlap: 2}\narguments: {classes: 3}\n", encoding="utf-8")
+    file.write_text(TEXT + "arguments: {velocity: true}\nsteps: 7\n", encoding="utf-8")
+    found = made(own, "weights.similarity=3")
+    assert found.weights == Weights(inverse=0.5, overlap=2, similarity=3)
+    assert found.arguments == {"classes": 3}  # another network's would not fit
+    assert found.steps == 7 and found.values == (1, 2)
+    own.write_text("base: own\n", encoding="utf-8")
+    with pytest.raises(InputError, match="base: is the file itself"):
+        made(own)
+    own.write_text("base: nothing-of-that-name\n", encoding="utf-8")
+    with pytest.raises(InputError, match="neither a YAML file nor a configuration"):
+        made(own)
+
+
+def test_segments_are_labels_by_name(file):
+    assert made(file).segmented == (0, 1)
+    assert made(file, "segments=[right]").segmented == (1,)
+    assert made(file, "segments=null").segmented == (0, 1)
+    with pytest.raises(InputError, match=r"segments: 'middle' is none of the labels \(left, right\)"):
+        made(file, "segments=[middle]")
+
+
+def test_references_need_their_shapes(file):
+    with pytest.raises(InputError, match="references: scheme 'references' needs this entry"):
+        made(file, "scheme=references")
+    found = made(file, "scheme=references", "references={structures: [[1], [1, 2]], spacing: [1, 2, 3]}")
+    assert found.references == Shapes(((1,), (1, 2)), (1, 2, 3))

@@ -23,7 +23,7 @@ def settings_of(plan: Plan) -> References:
     """
     if plan.references is None:
         raise InputError("the configuration has no entry 'references', which says what shapes to match")
-    return References(plan.references.structures, plan.references.spacing[::-1])
+    return References(plan.references.structures, plan.references.spacing[::-1], plan.references.edge)
 
 
 def prepared(subjects: Sequence[Subject], plan: Plan) -> list[Subject]:

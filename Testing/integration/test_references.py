@@ -1,0 +1,133 @@
+"""SVF-Net's own training: shapes are matched by a command, and a network learns the velocities."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import ENTRIES, PLAN, people
+from JointRegSegLib import fields, metrics
+from JointRegSegLib.errors import InputError
+from JointRegSegTrainingLib import cohort, trainer
+from JointRegSegTrainingLib.plan import Shapes, from_entries
+from JointRegSegTrainingLib.references import PairVelocities, shapes
+
+CHANGES = {
+    "network": "svfnet",
+    "arguments": {"channels": [4, 8, 16], "classes": 3},
+    "scheme": "references",
+    "references": {"structures": [[1], [2]], "spacing": [2, 2, 2], "edge": 4},
+    "weights": {"similarity": 0, "overlap": 0, "inverse": 0, "folding": 0, "velocity": 1.0, "segmentation": 0.1},
+    "augmentation": {"translation": 1},
+    "steps": 240,
+}
+
+
+@pytest.fixture(scope="module")
+def plan():
+    return from_entries({**ENTRIES, **CHANGES}, "test")
+
+
+@pytest.fixture(scope="module")
+def made(cohort_folder, tmp_path_factory) -> dict[str, Path]:
+    """A configuration, a cohort of four to train on, and its references by ``jointregseg make-references``."""
+    from JointRegSegLib import cli
+
+    folder = tmp_path_factory.mktemp("references")
+    out = {"config": folder / "plan.yaml", "cohort": folder / "cohort.csv", "references": folder / "made"}
+    out["config"].write_text(yaml.safe_dump({**ENTRIES, **CHANGES}), encoding="utf-8")
+    cohort.write(out["cohort"], cohort.of_folder(cohort_folder, 2, 6))
+    command = ["make-references", "--config", out["config"], "--cohort", out["cohort"], "--output", out["references"]]
+    assert cli.main([str(a) for a in [*command, "--processes", "1", "--pairs", "2"]]) == 0
+    return out
+
+
+def test_velocities_carry_the_labels_over(made, plan, cohort_folder):
+    from JointRegSegTrainingLib.subjects import load
+
+    velocities = PairVelocities(made["references"])
+    known = {s.name: s for s in load([r for r in cohort.read(made["cohort"]) if r.split == "train"], plan)}
+    assert set(velocities.points) == set(known) and len(known) == 4
+    assert len(list((made["references"] / "velocities").iterdir())) == 2
+    before, after = [], []
+    for fixed in known.values():
+        for moving in known.values():
+            if moving is fixed:
+                continue
+            u = fields.scale_and_square(velocities(fixed.name, moving.name), 7)
+            assert float(fields.jacobian_determinant(u).min()) > 0
+            truth = fixed.labels[0, 0].numpy()
+            for out, labels in ((before, moving.labels), (after, fields.warp(moving.labels, u, "nearest"))):
+                out.append(np.mean(list(metrics.dice(labels[0, 0].numpy(), truth, (1, 2)).values())))
+    assert np.mean(after) > np.mean(before) + 0.05
+    assert np.mean(after) > 0.8
+
+
+def test_the_network_learns_them(made, plan, cohort_folder, tmp_path):
+    from JointRegSegTrainingLib.subjects import load
+
+    subjects = load([r for r in cohort.read(made["cohort"]) if r.split == "train"], plan)
+    seen = {}
+    run = trainer.Trainer(replace(plan, rate=2e-2, pairs=2), subjects, tmp_path / "run", references=made["references"])
+    run.run(every=80, report=lambda step, terms: seen.setdefault(step, terms["velocity"]))
+    assert 0 < seen[240] < 0.85 * seen[80]
+
+
+def test_the_command_trains_with_them(made, shell, tmp_path):
+    command = ["train", "--config", made["config"], "--cohort", made["cohort"], "--output", tmp_path / "run"]
+    command += ["--set", "steps=2", "--set", "pairs=1", "--device", "cpu"]
+    code, _, error = shell(*command)
+    assert code == 2 and "needs the folder that make-references filled" in error
+    code, said, error = shell(*command, "--references", made["references"])
+    assert code == 0, error
+    assert "step 2/2" in said
+
+
+def test_what_is_missing_is_named(made, plan, cohort_folder, refused, shell, tmp_path):
+    others = people(cohort_folder, 12, replace(PLAN, labels=plan.labels))
+    with pytest.raises(InputError, match=r"holds no reference of .*run make-references again"):
+        trainer.Trainer(plan, others, tmp_path / "run", references=made["references"])
+    with pytest.raises(InputError, match="holds no references"):
+        trainer.Trainer(plan, others[:4], tmp_path / "run", references=tmp_path)
+    with pytest.raises(InputError, match="references: scheme 'references' needs this entry"):
+        replace(plan, references=None)
+    code, _, error = shell(
+        "make-references", "--config", made["config"], "--cohort", made["cohort"],
+        "--output", tmp_path / "x", "--processes", "0",
+    )  # fmt: skip
+    assert code == 2 and "whole number of 1 or more" in error and not (tmp_path / "x").exists()
+
+
+def test_slices_are_sorted(cohort_folder, plan):
+    subject = people(cohort_folder, 1)[0]
+    labels = torch.zeros(1, 1, 8, 16, 16)
+    for k in range(1, 7):
+        labels[0, 0, k, : k + 2, : k + 2] = 1
+    growing = replace(subject, labels=labels, image=labels + torch.arange(8).view(1, 1, 8, 1, 1))
+    falling = replace(growing, labels=labels.flip(2), image=growing.image.flip(2))
+    chosen = replace(plan, references=Shapes(((1,),), (1, 1, 1), sort_slices=True))
+    for found in shapes.prepared([growing, falling], chosen):
+        assert torch.equal(found.labels, growing.labels) and torch.equal(found.image, growing.image)
+    kept = shapes.prepared([falling], replace(plan, references=Shapes(((1,),), (1, 1, 1))))
+    assert torch.equal(kept[0].labels, falling.labels)
+
+
+def test_few_labels(cohort_folder, shell, tmp_path):
+    kept = {}
+    for count in (0, 1, 3):
+        command = ["cohort", cohort_folder, "--output", tmp_path / "c.csv", "--validation", "2", "--test", "3"]
+        code, said, _ = shell(*command, "--labeled", count)
+        assert code == 0 and f"without labels: {7 - count}" in said
+        with (tmp_path / "c.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        kept[count] = {row["subject"] for row in rows if row["split"] == "train" and row["labels"]}
+        assert len(kept[count]) == count
+        assert all(row["labels"] for row in rows if row["split"] != "train")
+    assert kept[1] < kept[3]
+    code, _, error = shell(*command, "--labeled", 8)
+    assert code == 2 and "8 labeled subjects: there are 7 to train on" in error
