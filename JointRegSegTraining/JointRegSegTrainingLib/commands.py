@@ -218,7 +218,7 @@ def _make_references(arguments: argparse.Namespace) -> int:
     from .references import PairVelocities, make_points, shapes
     from .runs import part
 
-    if (arguments.processes or 1) < 1:
+    if arguments.processes is not None and arguments.processes < 1:
         raise InputError(f"--processes takes a whole number of 1 or more, not {arguments.processes}")
     source = plan.find(arguments.config)
     made = plan.from_entries(plan.read_entries(source, arguments.changes), str(source))
