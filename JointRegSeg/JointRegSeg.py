@@ -1,19 +1,15 @@
 """The module JointRegSeg: registers and segments two volumes in one click."""
 
-import shutil
-import tempfile
-from pathlib import Path
+import html
+import time
 
-import qt
 import slicer
 import vtk
-from JointRegSegGui.models import ModelPanel
-from JointRegSegGui.parameters import Direction, JointRegSegParameterNode
-from JointRegSegGui.quality import QualityPanel
-from JointRegSegGui.show import ShowPanel
+from JointRegSegGui import words
+from JointRegSegGui.parameters import JointRegSegParameterNode
 from JointRegSegLib.errors import Canceled, JointRegSegError
 from JointRegSegLib.samples import samples
-from JointRegSegLib.scene import propagate, requirements, results, sample
+from JointRegSegLib.scene import requirements, results, sample
 from JointRegSegLib.scene.registrar import Registrar, memory_needed, outside_domain
 from slicer.i18n import tr as _
 from slicer.i18n import translate
@@ -27,6 +23,8 @@ from slicer.util import VTKObservationMixin
 
 #: Milliseconds between two looks at what the computing process has to tell.
 INTERVAL = 20
+#: Seconds after which the self test takes a run for one that hangs.
+PATIENCE = 600
 
 
 class JointRegSeg(ScriptedLoadableModule):
@@ -65,13 +63,24 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameterNode = None
         self._parameterNodeGuiTag = None
         self._run = None
-        self._log = []
-        self._reportFolder = None
-        self._reportRequest = None
-        self._drawable = None  # the result whose report the computing process can draw: its last one
+        self._shown = None  # identifier of the result
+
+    @property
+    def running(self) -> bool:
+        """Whether a registration is on its way."""
+        return self._run is not None
 
     def setup(self) -> None:
         """Called when the user opens the module the first time."""
+        # Here, for it takes qt, which the logic can do without.
+        import qt
+        from JointRegSegGui.models import ModelPanel
+        from JointRegSegGui.progress import ProgressPanel
+        from JointRegSegGui.propagate import PropagatePanel
+        from JointRegSegGui.quality import QualityPanel
+        from JointRegSegGui.report import ReportPanel
+        from JointRegSegGui.show import ShowPanel
+
         ScriptedLoadableModuleWidget.setup(self)
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/JointRegSeg.ui"))
         self.layout.addWidget(uiWidget)
@@ -79,8 +88,12 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = JointRegSegLogic()
         self.models = ModelPanel(self.ui, self.onModelChosen)
-        self.quality = QualityPanel(self.ui)
+        self.progress = ProgressPanel(self.ui, self.logic.worker)
+        self.tell = self.progress.tell
+        self.quality = QualityPanel(self.ui, self.onResultChosen)
+        self.report = ReportPanel(self.ui, self.logic.worker, self.tell)
         self.show = ShowPanel(self.ui, self.tell)
+        self.propagate = PropagatePanel(self.ui, self.tell)
         self.timer = qt.QTimer()
         self.timer.setInterval(INTERVAL)
         self.timer.connect("timeout()", self.onTimer)
@@ -89,12 +102,12 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             (self.ui.swapButton, self.onSwapButton),
             (self.ui.sampleDataButton, self.onSampleDataButton),
             (self.ui.reportButton, self.onReportButton),
-            (self.ui.propagateButton, self.onPropagateButton),
         ):
             button.connect("clicked(bool)", slot)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndImport)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeRemovedEvent, self.onNodeRemoved)
         self.initializeParameterNode()
 
     def cleanup(self) -> None:
@@ -104,8 +117,7 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.setParameterNode(None)
         self.removeObservers()
         self.logic.close()
-        if self._reportFolder is not None:
-            shutil.rmtree(self._reportFolder, ignore_errors=True)
+        self.report.close()
 
     def enter(self) -> None:
         """Called each time the user opens this module."""
@@ -116,12 +128,15 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.timer.start()
 
     def exit(self) -> None:
-        """Called each time the user opens a different module; a run goes on."""
+        """Called each time the user opens a different module; a run goes on, and the timer as long as it does."""
         self.setParameterNode(None)
 
     def onSceneStartClose(self, caller: object, event: object) -> None:
         """Called just before the scene is closed."""
-        self.cancel()
+        if self.running:
+            self.cancel(_("Canceled: the scene was closed."))
+        else:
+            self.tell("")  # it is about what was in the scene
         self.setParameterNode(None)
 
     def onSceneEndClose(self, caller: object, event: object) -> None:
@@ -133,6 +148,12 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Called after a scene was loaded: it may hold a result."""
         if self._parameterNode is not None:
             self.setParameterNode(self.logic.getParameterNode())
+
+    def onNodeRemoved(self, caller: object, event: object) -> None:
+        """Called after each node that is removed: what served it goes too, and buttons know what is left."""
+        results.sweep(slicer.mrmlScene)
+        if self._parameterNode is not None:
+            self.propagate.update(self._parameterNode, self.show.result)
 
     def initializeParameterNode(self) -> None:
         """Ensure that the parameter node exists and is observed; suggest the first two volumes."""
@@ -168,14 +189,22 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Bring the panel into step with what was chosen."""
         if self._parameterNode is None:
             return
+        if self._parameterNode.result != self._shown:
+            self.showResult(results.find(slicer.mrmlScene, self._parameterNode.result))
         self.models.select(self._parameterNode.model)
         self._checkCanApply()
+        self.propagate.update(self._parameterNode, self.show.result)
         self.show.update()
 
     def onModelChosen(self, name: str) -> None:
         """The user picked a model."""
         if self._parameterNode is not None:
             self._parameterNode.model = name
+
+    def onResultChosen(self, identifier: str) -> None:
+        """The user picked another result."""
+        self._parameterNode.result = identifier
+        self.show.lay_out()
 
     def _checkCanApply(self) -> None:
         """The button says what is missing; warnings and the need of memory stand beside what they are about."""
@@ -192,17 +221,14 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             missing = _("Choose two different volumes")
         elif entry is None:
             missing = _("Choose a model that is installed")
-        running = self._run is not None
-        button.enabled = running or missing is None
+        button.enabled = self.running or missing is None
         # Qt takes a single ampersand for the mark of a shortcut.
-        button.text = _("Cancel") if running else missing or _("Register && Segment")
+        button.text = _("Cancel") if self.running else missing or _("Register && Segment")
         button.toolTip = missing or (
             _("End the run now; the scene stays as it is.")
-            if running
+            if self.running
             else _("Register and segment; results are new nodes.")
         )
-        result = self.show.result
-        self.ui.propagateButton.enabled = parameters.propagateNode is not None and result is not None
         warnings, memory = [], ""
         if missing is None:
             chosen = ((fixed, _("Fixed")), (moving, _("Moving")))
@@ -210,14 +236,13 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             if all(node.GetImageData() is not None for node, _role in chosen):
                 needed = memory_needed(fixed, moving, entry, parameters.workingSize)
                 memory = _("Needs about {size:.1f} GB of memory").format(size=needed / 1e9)
-        self.ui.modelWarningLabel.text = "⚠ " + "<br>".join(warnings) if warnings else ""
+        self.ui.modelWarningLabel.text = "⚠ " + "<br>".join(map(html.escape, warnings)) if warnings else ""
         self.ui.memoryLabel.text = memory
 
     def onApplyButton(self) -> None:
         """Start, or cancel."""
-        if self._run is not None:
-            self.cancel()
-            self.tell(_("Canceled; the scene is as it was."))
+        if self.running:
+            self.cancel(_("Canceled; the scene is as it was."))
             self.logic.worker.start()  # ready by the time of the next click
             return
         if (missing := requirements.missing()) and not self._install(missing):
@@ -233,13 +258,12 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 replaced=last,
             )
         except JointRegSegError as error:
-            self.tell(str(error))
+            self.tell(words.problem(error))
             return
-        self._drawable = None
-        self.ui.reportButton.enabled = False
-        self.tell("")
-        self.ui.progressBar.setValue(0)
-        self.ui.progressBar.visible = True
+        self.report.remember(None)
+        title = _("Register '{moving}' to '{fixed}'")
+        pair = parameters.movingVolume, parameters.fixedVolume
+        self.progress.begin(title.format(moving=pair[0].GetName(), fixed=pair[1].GetName()))
         self._checkCanApply()
         self.timer.start()
 
@@ -248,70 +272,61 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return requirements.install(missing)
         return False
 
-    def cancel(self) -> None:
-        """End a run, if there is one."""
-        if self._run is not None:
+    def cancel(self, text: str = "") -> None:
+        """End a run, if there is one, and say why."""
+        if self.running:
             self._run.cancel()
-            self._ended()
+            self._end(text)
 
     def onTimer(self) -> None:
-        """Look what the computing process has to tell."""
-        if self._reportRequest is not None:
-            for event in self.logic.worker.events(self._reportRequest):
-                self._onReport(event)
-        if self._run is not None:
+        """Look what the computing process has to tell; nobody has to look once all is told and the user gone."""
+        self.report.poll()
+        if self.running:
             self._follow()
-        log = list(self.logic.worker.log)
-        if log != self._log:
-            self._log = log
-            self.ui.logTextEdit.plainText = "\n".join(log)
-        if self.logic.worker.device and self.ui.deviceLabel.text != self.logic.worker.device:
-            self.ui.deviceLabel.text = self.logic.worker.device
+        self.progress.update()
+        self.report.update(self.show.result)
+        if not (self.parent.isEntered or self.running or self.report.busy):
+            self.timer.stop()
 
     def _follow(self) -> None:
-        if self._run.poll():
-            run = self._ended()
-            if run.error is not None and not isinstance(run.error, Canceled):
-                self.tell(str(run.error))
-            elif run.result is not None:
-                report = run.result.report
-                self.models.remember_seconds(report["settings"]["model"], report["seconds"]["total"])
-                self._onResult(run.result)
+        run = self._run
+        if not run.poll():
+            self.progress.follow(run)
+        elif run.result is None:
+            self._end("" if isinstance(run.error, Canceled) else words.problem(run.error))
         else:
-            left = self._run.seconds_left
-            text = _("{stage} …").format(stage=self._run.stage)
-            if left is not None:
-                text = _("{stage}, about {seconds:.0f} s left").format(stage=self._run.stage, seconds=left)
-            self.ui.progressBar.setValue(round(100 * self._run.fraction))
-            self.tell(text)
+            report = run.result.report
+            seconds = report["seconds"]["total"]
+            self.models.remember_seconds(report["settings"]["model"], seconds)
+            text = _("Done in {seconds:.1f} s: {verdict}")
+            self._end(text.format(seconds=seconds, verdict=words.verdict(run.result.verdict)))
+            self.progress.keep(run.result)
+            self._onResult(run.result)
 
-    def _ended(self) -> object:
-        run, self._run = self._run, None
-        self.ui.progressBar.visible = False
+    def _end(self, text: str) -> None:
+        self._run = None
+        self.progress.end(text)
         if self._parameterNode is not None:
             self._checkCanApply()
-        return run
 
     def _onResult(self, result: results.SceneResult) -> None:
+        self.report.remember(result)
         node = self.logic.getParameterNode()  # also while another module is open
-        node.result = self._drawable = result.identifier
+        node.result = result.identifier
         if self._parameterNode is None:
             return
-        self.showResult(result)
         self.ui.resultsCollapsibleButton.collapsed = False
         self.ui.showCollapsibleButton.collapsed = False
         self.show.suggest_spacing()
         self.show.lay_out()
-        seconds = result.report["seconds"]["total"]
-        self.tell(_("Done in {seconds:.1f} s: {verdict}").format(seconds=seconds, verdict=result.verdict))
 
     def showResult(self, result: results.SceneResult | None) -> None:
         """Fill the results section and let the views follow."""
+        self._shown = self._parameterNode.result
         self.show.attach(result, self._parameterNode)
-        if result is None or not result.report:
-            self.quality.clear()
-        else:
-            self.quality.show(result.report, self.logic.worker.running and result.identifier == self._drawable)
+        self.quality.list_results(self._shown)
+        self.quality.show(result)
+        self.report.update(result)
 
     def onSwapButton(self) -> None:
         """Exchange fixed and moving volume."""
@@ -329,36 +344,8 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onReportButton(self) -> None:
         """Have the report page drawn; it opens when it is there."""
-        if self._reportFolder is None:
-            self._reportFolder = tempfile.mkdtemp(prefix="jointregseg-report-")
-        self._reportRequest = self.logic.worker.submit("report", file=str(Path(self._reportFolder) / "report.html"))
-        self.tell(_("Drawing the report …"))
+        self.report.draw()
         self.timer.start()
-
-    def _onReport(self, event: dict) -> None:
-        """The report page is there, or is not to be had."""
-        self._reportRequest = None
-        if event["event"] == "error":
-            self.tell(event["message"])
-        else:
-            self.tell("")
-            qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(event["file"]))
-
-    def onPropagateButton(self) -> None:
-        """Carry the chosen node over."""
-        node, result = self._parameterNode.propagateNode, self.show.result
-        try:
-            backward = self._parameterNode.direction is Direction.TO_MOVING
-            copy = propagate.carry(slicer.mrmlScene, node, result, backward)
-        except JointRegSegError as error:
-            self.tell(str(error))
-            return
-        self.tell(_("Made '{name}'").format(name=copy.GetName()))
-
-    def tell(self, text: str) -> None:
-        """A sentence for the user, below the button."""
-        if self.ui.statusLabel.text != text:
-            self.ui.statusLabel.text = text
 
 
 class JointRegSegLogic(Registrar, ScriptedLoadableModuleLogic):
@@ -383,13 +370,13 @@ class JointRegSegTest(ScriptedLoadableModuleTest):
     """Run in Slicer with a click on *Reload and Test*, or as a CTest."""
 
     def setUp(self) -> None:
-        """An empty scene."""
+        """An empty scene, where the packages are installed that it computes with."""
+        if missing := requirements.missing():
+            self.skipTest(f"open the module and let it install {', '.join(missing)}")
         slicer.mrmlScene.Clear()
 
     def runTest(self) -> None:
-        """All of it, where the packages are installed that it computes with."""
-        if missing := requirements.missing():
-            self.skipTest(f"open the module and let it install {', '.join(missing)}")
+        """All of it."""
         for test in (self.test_register, self.test_cancel, self.test_panel):
             self.setUp()
             test()
@@ -430,13 +417,18 @@ class JointRegSegTest(ScriptedLoadableModuleTest):
 
     def test_panel(self) -> None:
         """Click through the panel, as a user would."""
+        if slicer.util.mainWindow() is None:
+            self.skipTest("there is no main window to open the panel in")
         self.delayDisplay("Clicking through the panel")
         slicer.util.selectModule("JointRegSeg")
         widget = slicer.util.getModuleWidget("JointRegSeg")
         widget.ui.sampleDataButton.click()
         self.assertTrue(widget.ui.applyButton.enabled)
         widget.ui.applyButton.click()
-        while widget.ui.progressBar.visible:
+        self.assertTrue(widget.running)
+        end = time.monotonic() + PATIENCE
+        while widget.running and time.monotonic() < end:
             slicer.app.processEvents()
+        self.assertFalse(widget.running)
         self.assertGreater(widget.ui.resultsTable.rowCount, 3)
         self.delayDisplay("Reading layout")

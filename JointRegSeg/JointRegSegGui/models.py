@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import slicer
 from JointRegSegLib import catalog
 from JointRegSegLib.errors import JointRegSegError
 from slicer.i18n import tr as _
+
+from . import words
 
 #: Where the time of the last run with a model on this computer is kept.
 SECONDS = "JointRegSeg/Seconds"
@@ -102,9 +105,15 @@ class ModelPanel:
     def import_from(self, folder: Path) -> None:
         """Install a bundle and choose it; what is wrong with it is shown."""
         try:
-            name = catalog.install(folder)
+            try:
+                name = catalog.install(folder)
+            except catalog.NameTaken as error:
+                text = _("{problem}\n\nReplace it now?").format(problem=error)
+                if not slicer.util.confirmOkCancelDisplay(text, windowTitle="JointRegSeg"):
+                    return
+                name = catalog.install(folder, replace=True)
         except JointRegSegError as error:
-            slicer.util.errorDisplay(str(error), windowTitle="JointRegSeg")
+            slicer.util.errorDisplay(words.problem(error), windowTitle="JointRegSeg")
             return
         self.refresh()
         self.select(name)
@@ -117,7 +126,7 @@ class ModelPanel:
         try:
             catalog.remove(self._name)
         except JointRegSegError as error:
-            slicer.util.errorDisplay(str(error), windowTitle="JointRegSeg")
+            slicer.util.errorDisplay(words.problem(error), windowTitle="JointRegSeg")
             return
         self._name = catalog.GENERIC
         self.refresh()
@@ -137,7 +146,10 @@ def _range(low: float, high: float) -> str:
 def describe(entry: dict[str, Any]) -> str:
     """A model in some lines of HTML."""
     lines = [entry["description"] + "."]
-    expected = _("Expects: {modality} of {anatomy}").format(modality=entry["modality"], anatomy=entry["anatomy"])
+    if entry["name"] == catalog.GENERIC:
+        expected = _("Expects: two volumes of the same body part")
+    else:
+        expected = _("Expects: {modality} of {anatomy}").format(modality=entry["modality"], anatomy=entry["anatomy"])
     if "domain" in entry:
         spacing, extent = (_range(*entry["domain"][key]) for key in ("spacing", "extent"))
         expected += _(", voxels of {spacing}, sides of {extent}").format(spacing=spacing, extent=extent)
@@ -147,4 +159,4 @@ def describe(entry: dict[str, Any]) -> str:
     else:
         lines.append(_("Does not segment"))
     lines.append(_("License: {license}").format(license=entry["license"]))
-    return "<br>".join(lines)
+    return "<br>".join(map(html.escape, lines))

@@ -10,6 +10,8 @@ from slicer import (
     vtkMRMLMarkupsCurveNode,
     vtkMRMLMarkupsFiducialNode,
     vtkMRMLMarkupsLineNode,
+    vtkMRMLMarkupsPlaneNode,
+    vtkMRMLMarkupsROINode,
     vtkMRMLModelNode,
     vtkMRMLScalarVolumeNode,
     vtkMRMLSegmentationNode,
@@ -100,6 +102,8 @@ Carried = Union[  # noqa: UP007
     vtkMRMLMarkupsAngleNode,
     vtkMRMLMarkupsCurveNode,
     vtkMRMLMarkupsClosedCurveNode,
+    vtkMRMLMarkupsPlaneNode,
+    vtkMRMLMarkupsROINode,
     None,
 ]
 
@@ -108,8 +112,8 @@ Carried = Union[  # noqa: UP007
 class JointRegSegParameterNode:
     """Inputs, settings and how the result is shown.
 
-    ``model`` and ``deformationSegment`` have lists that change and are filled by hand; ``result`` identifies the last
-    result, which is found again in a scene that was saved; all others are bound by the panel's file.
+    ``model``, ``deformationSegment`` and ``result``, the identifier of the result that is shown, have lists that change
+    and are filled by hand; all others are bound by the panel's file.
     """
 
     fixedVolume: vtkMRMLScalarVolumeNode

@@ -1,21 +1,34 @@
-"""The quality check as a table, with its verdict."""
+"""Which result is looked at, and its quality check as a table, with the verdict."""
 
 from __future__ import annotations
 
+import html
+from collections.abc import Callable
 from typing import Any
 
 import qt
+import slicer
+from JointRegSegLib.scene import results
 from slicer.i18n import tr as _
+
+from . import words
 
 #: Background and text color of each verdict; the word itself is always there too.
 COLORS = {"green": ("#2e7d32", "white"), "amber": ("#f9a825", "black"), "red": ("#c62828", "white")}
 
 
 class QualityPanel:
-    """Fills ``ui.verdictLabel`` and ``ui.resultsTable``."""
+    """Fills ``ui.resultSelector``, ``ui.verdictLabel`` and ``ui.resultsTable``.
 
-    def __init__(self, ui: Any) -> None:
-        self.ui = ui
+    Parameters
+    ----------
+    chosen : callable
+        Takes the identifier of the result that the user picks.
+    """
+
+    def __init__(self, ui: Any, chosen: Callable[[str], None]) -> None:
+        self.ui, self._chosen = ui, chosen
+        ui.resultSelector.connect("currentIndexChanged(int)", self._on_selected)
         ui.resultsTable.setHorizontalHeaderLabels([_("Check"), _("Value")])
         self.clear()
 
@@ -24,14 +37,38 @@ class QualityPanel:
         self.ui.verdictLabel.text = _("No result yet.")
         self.ui.verdictLabel.styleSheet = ""
         self.ui.resultsTable.setRowCount(0)
-        self.ui.reportButton.enabled = False
 
-    def show(self, report: dict[str, Any], reportable: bool) -> None:
-        """Show a result's figures; ``reportable`` says whether the page with pictures can be drawn."""
-        color = report["verdict"]["color"]
-        background, text = COLORS[color]
-        reasons = "; ".join(report["verdict"]["reasons"])
-        self.ui.verdictLabel.text = f"<b>{color.upper()}</b> {reasons}<br>{report['notice']}"
+    def list_results(self, identifier: str) -> None:
+        """List the results in the scene by the names of their folders, this one chosen."""
+        box = self.ui.resultSelector
+        blocked = box.blockSignals(True)
+        box.clear()
+        hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+        for found in map(self._find, results.identifiers(slicer.mrmlScene)):
+            if found is not None and found.get("transform") is not None:
+                name = hierarchy.GetItemName(found.folder) if found.folder else found.get("transform").GetName()
+                box.addItem(name, found.identifier)
+        box.setCurrentIndex(box.findData(identifier))
+        box.enabled = box.count > 0
+        box.blockSignals(blocked)
+
+    def _find(self, identifier: str) -> results.SceneResult | None:
+        return results.find(slicer.mrmlScene, identifier)
+
+    def _on_selected(self, index: int) -> None:
+        if index >= 0:
+            self._chosen(self.ui.resultSelector.itemData(index))
+
+    def show(self, result: results.SceneResult | None) -> None:
+        """Show a result's figures, if it has a report."""
+        if result is None or not result.report:
+            self.clear()
+            return
+        report = result.report
+        background, text = COLORS[result.verdict]
+        reasons = html.escape("; ".join(report["verdict"]["reasons"]))
+        notice = _("For research use only. Not for clinical diagnosis or treatment.")
+        self.ui.verdictLabel.text = f"<b>{words.verdict(result.verdict)}</b> {reasons}<br>{notice}"
         self.ui.verdictLabel.styleSheet = f"background-color: {background}; color: {text}; padding: 4px;"
         rows = table(report)
         self.ui.resultsTable.setRowCount(len(rows))
@@ -40,7 +77,6 @@ class QualityPanel:
                 self.ui.resultsTable.setItem(number, column, qt.QTableWidgetItem(entry))
         self.ui.resultsTable.resizeColumnToContents(0)
         self.ui.resultsTable.resizeRowsToContents()
-        self.ui.reportButton.enabled = reportable
 
 
 def table(report: dict[str, Any]) -> list[tuple[str, str]]:
@@ -50,7 +86,7 @@ def table(report: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [
         (_("Similarity (local correlation)"), f"{similar['before']:.3f} → {similar['after']:.3f}"),
         (_("Folded voxels"), f"{100 * regularity['folded_share']:.4f} %"),
-        (_("Spread of the log Jacobian (SD)"), f"{regularity['log_jacobian_spread']:.3f}"),
+        (_("Variation of the local volume change"), f"{regularity['log_jacobian_spread']:.3f}"),
     ]
     error = regularity.get("inverse_consistency_mm")
     if error:

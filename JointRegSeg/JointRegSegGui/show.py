@@ -12,7 +12,8 @@ from JointRegSegLib.scene import layout, motion, overlays
 from JointRegSegLib.scene.results import FIXED_REFERENCE, MOVING_REFERENCE, SceneResult
 from slicer.i18n import tr as _
 
-from .parameters import Comparison
+from . import words
+from .parameters import Comparison, Segmentations
 
 #: Grid lines along the longest side, unless the user chooses.
 LINES = 20
@@ -34,6 +35,7 @@ class ShowPanel:
         self._shown: dict[str, Any] = {}
         self._laid_out = False
         self._spaced_for: str | None = None
+        self._seen: SceneResult | None = None  # what the views hold
         ui.layoutButton.connect("clicked(bool)", self.lay_out)
         ui.flickerButton.connect("clicked(bool)", self.flicker)
         ui.deformationSegmentSelector.connect("currentIndexChanged(int)", self._on_segment)
@@ -66,11 +68,23 @@ class ShowPanel:
 
     def _lay_out(self) -> None:
         wanted = self._parameters
+        if self._seen is not None and self._seen.identifier != self.result.identifier:
+            self._clear(self._seen)
+        self._seen = self.result
         layout.show(slicer.mrmlScene, self.result, self._fixed(), wanted.comparison.value, wanted.blend)
         qt.QTimer.singleShot(0, self._fit)  # once more, when the views have their sizes
         self._laid_out = True
         self._shown = {"comparison": wanted.comparison, "blend": wanted.blend, "play": 100.0}
         self.update()
+
+    def _clear(self, result: SceneResult) -> None:
+        """Take what was laid over the images from view: it is of another result."""
+        scene = slicer.mrmlScene
+        motion.deformation(scene, result, "off")
+        motion.stop(scene, result)
+        overlays.segmentations(result, "off")
+        overlays.jacobian(scene, result, False)
+        overlays.agreement(scene, result, False)
 
     def _fit(self) -> None:
         fixed = self._volume(FIXED_REFERENCE)
@@ -92,17 +106,25 @@ class ShowPanel:
         actions = {
             ("blend",): self._blend,
             ("comparison",): self._compare,
-            ("segmentationDisplay",): lambda: overlays.segmentations(result, wanted.segmentationDisplay.value),
+            ("segmentationDisplay", "showAgreement"): self._segment,
             ("showJacobian",): lambda: overlays.jacobian(scene, result, self._has(wanted.showJacobian, "jacobian")),
             ("showAgreement",): lambda: overlays.agreement(scene, result, self._has(wanted.showAgreement, "agreement")),
             ("deformationMode", "deformationSpacing", "deformationSegment"): self._deform,
             ("play",): self._play,
         }
+        values = {name: getattr(wanted, name) for names in actions for name in names}
+        changed = {name for name, value in values.items() if name not in self._shown or self._shown[name] != value}
+        self._shown |= values
         for names, act in actions.items():
-            values = {name: getattr(wanted, name) for name in names}
-            if any(name not in self._shown or self._shown[name] != value for name, value in values.items()):
-                self._shown |= values
+            if changed.intersection(names):
                 self._try(act)
+
+    def _segment(self) -> None:
+        """Fill would mix its colors with those of the agreement map."""
+        mode = self._parameters.segmentationDisplay
+        if mode is Segmentations.FILL and self._has(self._parameters.showAgreement, "agreement"):
+            mode = Segmentations.OUTLINE
+        overlays.segmentations(self.result, mode.value)
 
     def _has(self, on: bool, role: str) -> bool:
         return on and self.result.get(role) is not None
@@ -170,4 +192,4 @@ class ShowPanel:
         try:
             act()
         except JointRegSegError as error:  # a node was removed
-            self._tell(str(error))
+            self._tell(words.problem(error))

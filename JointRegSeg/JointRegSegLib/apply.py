@@ -37,7 +37,7 @@ def apply_transform(
         If the output exists (without ``overwrite``) or cannot be written to.
     """
     if output.exists() and not overwrite:
-        raise OutputError(f"{output}: exists already; give --overwrite to replace it")
+        raise OutputError(f"{output}: exists already; replace it, or name another file", "overwrite")
     if not output.parent.is_dir():
         raise OutputError(f"{output.parent}: no such folder; create it first")
     mapping = files.read_transform(transform)
@@ -46,7 +46,7 @@ def apply_transform(
         _replace(output, lambda path: write_points(moved, path))
         return
     if reference is None:
-        raise InputError("an image or label map needs --reference, the image whose grid it gets")
+        raise InputError("an image or label map needs a reference, the image whose grid it gets", "reference")
     target = files.read_image(reference, values=False)
     if kind == "labels":
         image, default = files.read_image(source, labels=True, values=False), 0.0

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from . import __version__
 from .errors import InputError, ModelError
 
 GENERIC = "generic"
@@ -19,8 +20,8 @@ WORKING_SIZE = 112
 GENERIC_ENTRY = {
     "name": GENERIC,
     "title": "Any two volumes",
-    "description": "Affine and diffeomorphic instance optimization; needs no training and does not segment",
-    "anatomy": "any body part, the same in both",
+    "description": "Compares the two images themselves, as wholes first and then place by place; it needs no training",
+    "anatomy": "any body part",
     "modality": "any",
     "license": "Apache-2.0",
     "labels": [],
@@ -98,35 +99,58 @@ def _check(manifest: dict[str, Any]) -> None:
         raise ValueError("a name has other characters than letters, digits and hyphens")
 
 
-def install(folder: Path) -> str:
-    """Copy a bundle into the user's folder, in one move, and return its name; a bundle of the same name there goes.
+def require_version(manifest: dict[str, Any], folder: Path) -> None:
+    """Raise `ModelError` if a bundle needs a newer version of this library."""
+    needed, here = ([int(part) for part in text.split(".")[:3]] for text in (manifest["requires"], __version__))
+    if needed > here:
+        raise ModelError(f"{folder}: needs JointRegSeg {manifest['requires']}, this is {__version__}; update it")
+
+
+class NameTaken(InputError):
+    """The user has a model of this name; it is replaced only if that is wanted."""
+
+
+def install(folder: Path, replace: bool = False) -> str:
+    """Copy a bundle into the user's folder, in one move, and return its name.
 
     Raises
     ------
     ModelError
-        If the folder holds no bundle, or its weights are not those of its manifest.
+        If the folder holds no bundle, its weights are not those of its manifest, or it needs a newer version.
+    NameTaken
+        If the user has a bundle of this name already, unless it is to be replaced.
     InputError
         If the name is that of a model that ships with this version, or the folder cannot be written.
     """
+    names = ("model.json", "weights.safetensors")
+    absent = [name for name in names if not (folder / name).is_file()]
+    if absent:
+        raise ModelError(f"{folder}: is no model bundle, for it has no {absent[0]}; choose a folder with {names[0]}")
     try:
-        manifest = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        text, weights = ((folder / name).read_bytes() for name in names)
+    except OSError as error:
+        raise ModelError(f"{folder}: cannot be read ({error.strerror}); check permissions") from None
+    try:
+        manifest = json.loads(text)
         required = json.loads((_HERE / "model.schema.json").read_text(encoding="utf-8"))["required"]
         missing = [key for key in required if key not in manifest]
-        weights = (folder / "weights.safetensors").read_bytes()
-    except (OSError, ValueError, TypeError) as error:
-        raise ModelError(f"{folder}: is no model bundle ({error}); choose a folder with model.json") from None
+    except (ValueError, TypeError):
+        raise ModelError(f"{folder}: is no model bundle, for model.json is damaged; get the bundle anew") from None
     if missing:
         raise ModelError(f"{folder}: model.json lacks {', '.join(missing)}; get the bundle anew")
     try:
         _check(manifest)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{folder}: model.json is not valid ({error}); get the bundle anew") from None
+        require_version(manifest, folder)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ModelError(f"{folder}: model.json is not valid; get the bundle anew") from None
     if hashlib.sha256(weights).hexdigest() != manifest["sha256"]:
         raise ModelError(f"{folder}: the weights do not match the checksum in model.json; get the bundle anew")
     name = manifest["name"]
     if name == GENERIC or any((path / name).is_dir() for path in _SHIPPED):
         raise InputError(f"'{name}' is the name of a model that ships with JointRegSeg; rename it in its model.json")
     target = user_folder() / name
+    if target.exists() and not replace:
+        raise NameTaken(f"a model '{name}' is installed already; replace it, or rename this one in its model.json")
     partial = target.with_name(f".{name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)

@@ -62,10 +62,12 @@ def options_of(arguments: argparse.Namespace) -> dict[str, Any]:
 #: How the command names what helps, by the `option` of an error.
 CURES = {
     "align": "--align center",
+    "data": "--data",
     "device_name": "--device cpu, or auto",
     "fill": "--fill VALUE",
     "model": "--model also takes the folder of a bundle",
     "overwrite": "--overwrite",
+    "reference": "--reference",
 }
 
 

@@ -20,6 +20,8 @@ from .errors import Canceled, InputError, JointRegSegError, ModelError, OutputEr
 
 #: Lines of the worker's own log that are kept.
 LOG_LINES = 500
+#: Seconds for which a window may stand still while a process ends.
+UNFELT = 0.03
 _ERRORS = {kind.__name__: kind for kind in (InputError, ModelError, OutputError)}
 _LIBRARY = Path(__file__).resolve().parents[1]
 
@@ -37,6 +39,8 @@ class WorkerError(JointRegSegError):
 class Worker:
     """A child process, started when first needed and kept; killed to cancel, and started anew for the next request.
 
+    ``starts`` counts the processes, each of which knows nothing of the last one; ``log`` has the last lines printed.
+
     Several may use one worker: each request has its own answers. Nothing here blocks but `wait`: call `events` from a
     timer.
 
@@ -49,10 +53,12 @@ class Worker:
     def __init__(self, python: str = sys.executable) -> None:
         self.python = python
         self.log: collections.deque[str] = collections.deque(maxlen=LOG_LINES)
+        self.starts = 0
         self._device: str | None = None
         self._process: subprocess.Popen[str] | None = None
         self._heard: queue.Queue[Event] = queue.Queue()
         self._threads: list[threading.Thread] = []
+        self._burials: list[threading.Thread] = []
         self._number = 0
         self._open: dict[int, list[Event]] = {}
 
@@ -99,6 +105,7 @@ class Worker:
             )
         except OSError as error:
             raise WorkerError(f"{self.python}: cannot be started ({error.strerror})") from None
+        self.starts += 1
         self._heard = queue.Queue()
         self._threads = [
             threading.Thread(target=self._hear, args=(self._process, self._heard), daemon=True),
@@ -210,14 +217,21 @@ class Worker:
                 raise WorkerError(f"no answer within {timeout:g} s")
             time.sleep(0.01)
 
-    def cancel(self, number: int) -> None:
-        """End a request by ending the process; others that are open get an error. One that is done is no matter."""
+    def cancel(self, number: int, wait: bool = True) -> None:
+        """End a request by ending the process; others that are open get an error. One that is done is no matter.
+
+        For ``wait`` see `kill`.
+        """
         if number in self._open:
             del self._open[number]
-            self.kill()
+            self.kill(wait)
 
-    def kill(self) -> None:
-        """End the process and all that it started, now, whatever it is doing. Open requests get an error."""
+    def kill(self, wait: bool = True) -> None:
+        """End the process and all that it started, now, whatever it is doing. Open requests get an error.
+
+        Until the system has taken its memory back a tenth of a second passes; without ``wait`` most of it is left to
+        a thread.
+        """
         self._sort()
         process, self._process = self._process, None
         if process is None:
@@ -229,12 +243,10 @@ class Worker:
             else:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        for thread in self._threads:  # they end with the process's streams
-            thread.join(timeout=5)
-        for stream in (process.stdin, process.stdout, process.stderr):
-            with contextlib.suppress(OSError):
-                stream.close()
+        burial = threading.Thread(target=_bury, args=(process, self._threads), daemon=True)
+        burial.start()
+        burial.join(None if wait else UNFELT)
+        self._burials = [other for other in (*self._burials, burial) if other.is_alive()]
         self._heard = queue.Queue()
         message = "the computing process was ended, for another request was canceled; try again"
         self._fail({"event": "error", "kind": "WorkerError", "message": message})
@@ -243,12 +255,24 @@ class Worker:
         """End the process; nobody waits for answers any more."""
         self._open.clear()
         self.kill()
+        for burial in self._burials:
+            burial.join()
 
     def __enter__(self) -> Worker:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def _bury(process: subprocess.Popen[str], threads: list[threading.Thread]) -> None:
+    """Wait until a process that was ended is gone, and with it those who listened to it."""
+    process.wait()
+    for thread in threads:  # they end with the process's streams
+        thread.join(timeout=5)
+    for stream in (process.stdin, process.stdout, process.stderr):
+        with contextlib.suppress(OSError):
+            stream.close()
 
 
 def _plain(value: Any) -> Any:
@@ -259,4 +283,6 @@ def _plain(value: Any) -> Any:
 def error_of(event: Event) -> JointRegSegError:
     """The exception that an 'error' event stands for."""
     kind = _ERRORS.get(event["kind"])
-    return kind(event["message"]) if kind else WorkerError(event["message"], event.get("details", ""))
+    if kind is None:
+        return WorkerError(event["message"], event.get("details", ""))
+    return kind(event["message"], event.get("option"))

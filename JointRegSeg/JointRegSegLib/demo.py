@@ -75,7 +75,9 @@ def _real(output: Path, data: Path, device_name: str) -> Registration:
     folder = data / "hippocampus"
     images = sorted((folder / "images").glob("*.nii.gz"))[:2]
     if len(images) < 2:
-        raise InputError(f"{data}: no hippocampus/images/*.nii.gz with at least two volumes; check --data")
+        raise InputError(
+            f"{data}: no hippocampus/images/*.nii.gz with at least two volumes; name another folder", "data"
+        )
     fixed, moving = images
     labels = {f"{side}_labels": folder / "labels" / p.name for side, p in (("fixed", fixed), ("moving", moving))}
     print(f"A real pair, hippocampus MRI of two people: {fixed.name} (fixed) and {moving.name} (moving).")

@@ -25,7 +25,7 @@ def choose(name: str) -> torch.device:
     if name not in CHOICES:
         raise InputError(f"unknown device '{name}'; choose one of {', '.join(CHOICES)}")
     if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("no CUDA device is available; use --device cpu, or auto")
+        raise InputError("no CUDA device is available; compute on the CPU", "device_name")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 

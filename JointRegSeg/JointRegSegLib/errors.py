@@ -1,8 +1,17 @@
 """Errors that a user can act on."""
 
+from __future__ import annotations
+
 
 class JointRegSegError(Exception):
-    """Base of all errors whose message names the input at fault and the cure."""
+    """Base of all errors whose message names the input at fault and the cure.
+
+    ``option`` names the argument that is the cure, if one is; command and panel say where it is with them.
+    """
+
+    def __init__(self, message: str = "", option: str | None = None) -> None:
+        super().__init__(message)
+        self.option = option
 
 
 class InputError(JointRegSegError):

@@ -181,10 +181,13 @@ def _check_values(name: str, image: sitk.Image, fill: float | None) -> sitk.Imag
                 k, j, i = np.argwhere(bad)[0]
                 raise InputError(
                     f"{name}: {int(bad.sum())} voxels are NaN or infinite, the first at index ({i}, {j}, {k}); "
-                    "replace them (--fill VALUE; in Slicer: Advanced)"
+                    "replace them by a value",
+                    "fill",
                 )
             if not abs(fill) <= np.finfo(array.dtype).max:
-                raise InputError(f"{name}: {fill:g} does not fit into its {array.dtype} voxels; give another --fill")
+                raise InputError(
+                    f"{name}: {fill:g} does not fit into its {array.dtype} voxels; fill with another", "fill"
+                )
             filled = sitk.GetImageFromArray(np.where(bad, np.asarray(fill, array.dtype), array))
             filled.CopyInformation(image)
             image, array = filled, sitk.GetArrayViewFromImage(filled)

@@ -14,7 +14,7 @@ def print_models(measure: bool = False) -> None:
     """Print each model with its license, expected input and time; ``measure`` runs each network once here."""
     generic = catalog.GENERIC_ENTRY
     print(f"{generic['name']}\n  {generic['title']}: {generic['description']}")
-    print(f"  input: {generic['anatomy']}    license: {generic['license']}")
+    print(f"  input: two images of the same body part    license: {generic['license']}")
     for bundle in models.installed():
         entry = bundle.manifest
         lattice = entry["preprocessing"]

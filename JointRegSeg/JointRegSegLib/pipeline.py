@@ -16,7 +16,7 @@ import SimpleITK as sitk
 import torch
 
 from . import __version__, device, files, models, points, quality
-from .catalog import WORKING_SIZE
+from .catalog import GENERIC_ENTRY, WORKING_SIZE
 from .deformation import Deformation, scalar_image, vector_image
 from .errors import InputError
 from .estimate import Estimate, Volume, by_model, by_optimization
@@ -202,14 +202,14 @@ def check_options(
         raise InputError(f"unknown alignment '{align}'; choose one of {', '.join(ALIGNMENTS)}")
     for name, value, low, high in (
         ("refine", refine, 0, math.inf),
-        ("working-size", working_size, SMALLEST_SIDE, LARGEST_SIDE),
+        ("working_size", working_size, SMALLEST_SIDE, LARGEST_SIDE),
         ("seed", seed, 0, 2**63 - 1),
     ):
         if value is not None and not (isinstance(value, numbers.Integral) and low <= value <= high):
             limits = f"from {low} to {high}" if math.isfinite(high) else f"of {low} or more"
-            raise InputError(f"--{name} takes a whole number {limits}, not {value!r}")
+            raise InputError(f"{name} takes a whole number {limits}, not {value!r}")
     if fill is not None and not (isinstance(fill, numbers.Real) and math.isfinite(fill)):
-        raise InputError(f"--fill takes a finite number, not {fill!r}")
+        raise InputError(f"fill takes a finite number, not {fill!r}")
 
 
 @contextmanager
@@ -225,7 +225,7 @@ def _landmarks(
     if fixed_points is None and moving_points is None:
         return None
     if fixed_points is None or moving_points is None:
-        raise InputError("landmarks are needed for both images or for none: give --fixed-points and --moving-points")
+        raise InputError("landmarks are needed for both images or for none; give those of the other one, too")
     pair = [
         points.read_points(p) if isinstance(p, str | Path) else points.checked(p, f"{side} landmarks")
         for side, p in (("fixed", fixed_points), ("moving", moving_points))
@@ -366,12 +366,7 @@ def _figures(
 
 def _model_entry(bundle: models.Bundle | None) -> dict[str, Any]:
     if bundle is None:
-        return {
-            "name": models.GENERIC,
-            "title": "affine and diffeomorphic instance optimization",
-            "license": "Apache-2.0",
-            "sha256": None,
-        }
+        return {key: GENERIC_ENTRY[key] for key in ("name", "title", "license")} | {"sha256": None}
     return {key: bundle.manifest[key] for key in ("name", "title", "license", "sha256", "training")}
 
 

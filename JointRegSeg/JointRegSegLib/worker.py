@@ -90,7 +90,8 @@ def answer(line: str, tasks: dict[str, Callable[[Request, Send], dict[str, Any]]
             raise JointRegSegError(f"unknown task '{request.get('task')}'; known: {', '.join(tasks)}")
         send({"id": number, "event": "result", **tasks[request["task"]](request, send)})
     except JointRegSegError as error:
-        send({"id": number, "event": "error", "kind": type(error).__name__, "message": str(error)})
+        kind = type(error).__name__
+        send({"id": number, "event": "error", "kind": kind, "message": str(error), "option": error.option})
     except MemoryError:
         message = "not enough memory; close other programs or use smaller volumes"
         send({"id": number, "event": "error", "kind": "MemoryError", "message": message})

@@ -75,7 +75,7 @@ def test_points_that_do_not_correspond(refused, volumes, tmp_path):
         (tmp_path / f"{name}.csv").write_text("x,y,z\n" + "1,2,3\n" * count)
     two, three = ("--fixed-points", tmp_path / "two.csv"), ("--moving-points", tmp_path / "three.csv")
     refused("register", *volumes, *two, *three, words=("2 fixed and 3 moving landmarks", "as many each"))
-    refused("register", *volumes, *two, words=("--moving-points", "both images"))
+    refused("register", *volumes, *two, words=("both images", "the other one"))
     missing = ("--moving-points", tmp_path / "none.csv")
     refused("register", *volumes, *two, *missing, words=("none.csv", "no such file"))
 

@@ -88,7 +88,7 @@ def test_changed_settings_or_inputs_are_not_mixed(table, shell, tmp_path):
     for name, value in (("--refine", 3), ("--seed", 1), ("--align", "world"), ("--similarity", "mse"), ("--fill", 0)):
         code, _, error = shell(*command, name, value)
         assert code == 1
-        assert name in error and "--overwrite" in error and error.startswith("a: ")
+        assert f"another {name[2:]};" in error and "(--overwrite)" in error and error.startswith("a: ")
     for change, name in (("a,0.nii.gz,2.nii.gz", "moving input"), ("a,2.nii.gz,1.nii.gz", "fixed input")):
         first.write_text(f"case,fixed,moving\n{change}\n")
         code, _, error = shell(*command)
@@ -141,9 +141,6 @@ def test_cases_without_a_name_are_numbered(table, tmp_path):
         ("fixed,moving\n", ("holds no pairs",)),
         ("fixed,case\na,b\n", ("lacks the column moving",)),
         ("fixed,moving,label\na,b,c\n", ("unknown column 'label'",)),
-        ("case,fixed,moving\na,x,y\na,x,z\n", ("two rows have the case 'a'",)),
-        ("case,fixed,moving\n../a,x,y\n", ("row 1", "'../a' cannot be the name of a folder")),
-        ("case,fixed,moving\n0002,x,y\n,x,y\n", ("two rows have the case '0002'",)),
         ("fixed,moving\n\xff\x00,\n", ("comma-separated UTF-8",)),
     ],
 )
@@ -153,10 +150,24 @@ def test_bad_tables(refused, tmp_path, text, words):
     refused("batch", path, words=(str(path), *words))
 
 
+def test_a_case_that_can_have_no_folder_stops_nothing(table, shell, tmp_path):
+    names = ("a", "../a", "A", "summary.csv", "", "0005")
+    table.write_text("case,fixed,moving\n" + "".join(f"{name},0.nii.gz,none.nii.gz\n" for name in names))
+    code, said, error = shell("batch", table, "--workers", "1", "--output", tmp_path / "out")
+    assert code == 1 and "0 done, 0 kept from before, 6 failed" in said
+    found = {row["case"]: row["reason"] for row in rows(tmp_path / "out")}
+    assert list(found) == ["a", "../a (row 2)", "A (row 3)", "summary.csv (row 4)", "0005", "0005 (row 6)"]
+    assert all("no such file" in found[name] for name in ("a", "0005"))  # these were tried
+    assert "cannot be the name of a folder" in found["../a (row 2)"] and "../a (row 2): " in error
+    assert "an earlier row has the case 'A'" in found["A (row 3)"]
+    assert "the name of the summary" in found["summary.csv (row 4)"]
+    assert "an earlier row has the case '0005'" in found["0005 (row 6)"]
+
+
 def test_what_no_case_could_do_without(table, refused, tmp_path):
     refused("batch", table.with_name("none.csv"), words=("none.csv", "no such file", "columns fixed and moving"))
     refused("batch", table, "--model", "brains", words=("no model 'brains'",))
-    refused("batch", table, "--refine", "-1", words=("--refine takes a whole number of 0 or more, not -1",))
+    refused("batch", table, "--refine", "-1", words=("refine takes a whole number of 0 or more, not -1",))
     refused("batch", table, output=Path("/proc/out"), words=("/proc/out", "cannot be created"))
 
 
@@ -176,7 +187,7 @@ def test_a_damaged_report_is_named(table, tmp_path):
     for text in ("{", "{}", "[]"):
         report.write_text(text)
         row = batch.run_batch(table, tmp_path / "out", {"model": "tiny-blobs"}).rows[0]
-        assert row["reason"] == f"{report}: is damaged; give --overwrite to redo the case"
+        assert (row["reason"], row["option"]) == (f"{report}: is damaged; redo the case", "overwrite")
     assert batch.run_batch(table, tmp_path / "out", {"model": "tiny-blobs"}, overwrite=True).counts == (1, 0, 0)
 
 

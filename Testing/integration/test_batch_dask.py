@@ -223,7 +223,7 @@ def test_a_scheduler_that_does_not_answer(table, refused, monkeypatch):
 
 
 def test_without_dask(table, refused, monkeypatch):
-    refused("batch", table("first"), "--workers", "0", words=("--workers takes a whole number of 1 or more, not 0",))
+    refused("batch", table("first"), "--workers", "0", words=("workers takes a whole number of 1 or more, not 0",))
     monkeypatch.setattr(cluster, "find_spec", lambda name: None)
     refused("batch", table("first", "second"), "--workers", "2", words=("pip install 'jointregseg[cluster]'",))
     assert cluster.suitable_workers("cpu") == 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
+from pathlib import Path
 
 import JointRegSegLib
 import numpy as np
@@ -168,10 +170,11 @@ def test_alignment_of_a_model(installed, pair):
 def test_no_overlap(installed, pair):
     moving = sitk.ReadImage(str(pair["moving"]))
     moving.SetOrigin([x + 300 for x in moving.GetOrigin()])
-    cure = r"do not overlap in space \(their middles are 5\d\d mm apart\).*--align center"
+    cure = r"do not overlap in space \(their middles are 5\d\d mm apart\).*middles on each other"
     for model, align in (("generic", None), ("tiny-blobs", "world")):
-        with pytest.raises(InputError, match=cure):
+        with pytest.raises(InputError, match=cure) as refusal:
             register(pair["fixed"], moving, model, align=align)
+        assert refusal.value.option == "align"
     # The model begins with the middles on each other, and sees the same as before.
     near, far = (register(pair["fixed"], image, "tiny-blobs") for image in (pair["moving"], moving))
     assert np.allclose(far.deformation.affine[:3, 3] - near.deformation.affine[:3, 3], 300, atol=1e-3)
@@ -214,5 +217,13 @@ def test_options_that_are_none(pair, options, words):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_no_gpu(pair):
-    with pytest.raises(InputError, match="no CUDA device is available; use --device cpu"):
+    with pytest.raises(InputError, match="no CUDA device is available; compute on the CPU") as refusal:
         register(pair["fixed"], pair["moving"], device_name="cuda")
+    assert refusal.value.option == "device_name"
+
+
+def test_no_message_speaks_of_options_of_the_command():
+    """Window and scripts have none; the command adds its own by the `option` of an error."""
+    for source in Path(files.__file__).parent.glob("*.py"):
+        if source.stem not in ("cli", "cluster"):  # the second one is behind options of the command alone
+            assert not re.findall(r"[\"' (]--[a-z]+", source.read_text(encoding="utf-8")), source

@@ -105,9 +105,10 @@ def test_labels_and_points_travel_too(worker, folder):
 
 
 def test_errors_come_back_as_what_they_are_and_the_next_request_works(worker, folder):
-    with pytest.raises(ModelError, match="no model 'brains'"):
+    with pytest.raises(ModelError, match="no model 'brains'") as refusal:
         worker.wait(ask(worker, folder, model="brains"), timeout=PATIENCE)
-    with pytest.raises(InputError, match="--refine takes a whole number of 0 or more"):
+    assert refusal.value.option == "model"
+    with pytest.raises(InputError, match="refine takes a whole number of 0 or more"):
         worker.wait(ask(worker, folder, refine=-1), timeout=PATIENCE)
     with pytest.raises(WorkerError, match="unknown task 'dance'"):
         worker.wait(worker.submit("dance"), timeout=PATIENCE)

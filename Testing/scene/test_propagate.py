@@ -12,6 +12,7 @@ from JointRegSegLib.errors import InputError
 from JointRegSegLib.scene import segments, volumes
 from JointRegSegLib.scene.propagate import carry
 from JointRegSegLib.scene.results import SceneResult
+from JointRegSegLib.scene.seen import image_of
 from samples import array, fixed_grid, label_map, motion, moving_grid, place, thing, volume
 
 KNOWN = motion((6, -4, 5), (1, 1, 1), (3, -2, 2))
@@ -53,7 +54,7 @@ def test_labels_are_carried_to_the_voxel_both_ways(scene, add, ways):
         image = label_map(thing(), grid, known)
         node = add(image, "L", "vtkMRMLLabelMapVolumeNode")
         found = carry(scene, node, ways["result"], inverse)
-        target = volumes.image_of(ways[there], there)
+        target = image_of(ways[there], there)
         expected = sitk.Resample(image, target, deformation.to_itk(inverse), sitk.sitkNearestNeighbor, 0)
         assert (volumes.values_of(found) != array(expected)).sum() <= 2  # in the middle between two voxels
         assert found.IsA("vtkMRMLLabelMapVolumeNode")

@@ -17,7 +17,8 @@ import slicer
 from JointRegSegLib import catalog
 from JointRegSegLib.errors import Canceled, InputError, JointRegSegError, OutputError
 from JointRegSegLib.scene import check, registrar, requirements, results, volumes
-from samples import fixed_grid, motion, moving_grid, thing, volume
+from JointRegSegLib.scene.seen import image_of
+from samples import fixed_grid, label_map, motion, moving_grid, thing, volume
 
 KNOWN = motion(rotation=(4, -3, 5), shift=(3, -2, 2))
 QUICK = {"working_size": 32}
@@ -69,16 +70,16 @@ def test_a_script_gets_nodes_and_figures(logic, scene, pair):
 def test_the_check_finds_a_wrong_axis(scene, pair):
     """Were one sign wrong, what Slicer shows would differ, and the check has to say so."""
     fixed, moving = pair
-    image = volumes.image_of(moving, "moving volume")
+    image = image_of(moving, "moving volume")
     field = sitk.TransformToDisplacementField(
         sitk.TranslationTransform(3, (3.0, -2.0, 2.0)),
         sitk.sitkVectorFloat64,
         [20, 20, 20],
-        volumes.image_of(fixed, "fixed volume").GetOrigin(),
+        image_of(fixed, "fixed volume").GetOrigin(),
         [3.0] * 3,
-        volumes.image_of(fixed, "fixed volume").GetDirection(),
+        image_of(fixed, "fixed volume").GetDirection(),
     )
-    target = volumes.image_of(fixed, "fixed volume")
+    target = image_of(fixed, "fixed volume")
     warped = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
     volumes.fill(
         warped, sitk.Resample(image, target, sitk.DisplacementFieldTransform(sitk.Image(field)), sitk.sitkLinear)
@@ -91,6 +92,50 @@ def test_the_check_finds_a_wrong_axis(scene, pair):
         transform.SetAndObserveTransformFromParent(volumes.grid_transform(vectors))
         difference[name] = check.transform_difference(image, warped, transform)
     assert difference["right"]["mean"] < 1e-3 < 0.01 < difference["wrong"]["mean"]
+
+
+def test_the_check_knows_that_whole_numbers_have_no_fractions(scene, pair):
+    """A warped volume of few whole numbers is the right one, and one that is off by two units is not."""
+    fixed, moving = (image_of(node, "v") for node in pair)
+    small = sitk.Cast(sitk.RescaleIntensity(moving, 0, 20), sitk.sitkUInt8)
+    shift = sitk.TranslationTransform(3, (1.3, -0.7, 0.4))
+    transform = scene.AddNewNodeByClass("vtkMRMLGridTransformNode")
+    field = sitk.TransformToDisplacementField(
+        shift, sitk.sitkVectorFloat64, fixed.GetSize(), fixed.GetOrigin(), fixed.GetSpacing(), fixed.GetDirection()
+    )
+    transform.SetAndObserveTransformFromParent(volumes.grid_transform(field))
+    right = sitk.Resample(small, fixed, shift, sitk.sitkLinear)
+    found = []
+    for image in (right, right + 2):
+        warped = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
+        volumes.fill(warped, image)
+        found.append(check.transform_difference(small, warped, transform))
+    assert found[0]["mean"] < 1e-3 < 0.02 < found[1]["mean"]
+
+
+def test_labels_are_refused_wherever_nodes_are_given(logic, scene, pair):
+    fixed, _ = pair
+    labels = slicer.vtkMRMLLabelMapVolumeNode()
+    volumes.fill(labels, label_map(thing(), fixed_grid()))
+    sequence = scene.AddNewNodeByClass("vtkMRMLSequenceNode", "breath")
+    sequence.SetDataNodeAtValue(labels, "0")
+    with pytest.raises(InputError, match="'breath': holds no images"):
+        logic.registerSequence(fixed, sequence)
+    inserted = scene.AddNode(labels)
+    for call in (logic.registerAndSegment, logic.registerSequence):
+        with pytest.raises(InputError, match="is a label map; choose the image it was drawn on"):
+            call(inserted, sequence if call == logic.registerSequence else fixed)
+
+
+def test_a_list_of_cases_is_called_that(logic, tmp_path):
+    for cases in ([{"case": "a", "fixed": "f.nrrd"}], [{"fixed": "f.nrrd", "moving": "m.nrrd", "speed": "9"}]):
+        with pytest.raises(InputError, match=r"^cases: ") as caught:
+            logic.registerBatch(cases, tmp_path / "out")
+        assert "cases.csv" not in str(caught.value)
+    table = tmp_path / "table.csv"
+    table.write_text("fixed\nf.nrrd\n")
+    with pytest.raises(InputError, match=r"table\.csv: lacks"):
+        logic.registerBatch(table, tmp_path / "out")
 
 
 def test_missing_packages_are_named_and_nothing_starts(logic, pair, monkeypatch):
@@ -117,6 +162,8 @@ def test_bad_arguments_are_named_and_leave_nothing(logic, scene, pair, tmp_path)
         (lambda: register(fixed, moving, labels={"foo": fixed}), "not by 'foo'"),
         (lambda: register(fixed, moving, points={"fixed": empty, "moving": empty}), "at least one point"),
         (lambda: register(fixed, moving, points={"fixed": markups(scene, thing().centers)}), "for both images"),
+        (lambda: frames(fixed, sequence, speed=9), "unknown option 'speed'"),
+        (lambda: batch([{"fixed": "f", "moving": "m"}], tmp_path, speed=9), "unknown option 'speed'"),
         (lambda: frames(fixed, None), "no sequence"),
         (lambda: frames(None, sequence), "no fixed volume"),
         (lambda: frames(fixed, sequence, model="none"), "no model 'none'"),
@@ -191,7 +238,7 @@ def test_all_frames_of_a_sequence(logic, scene, pair):
         transform = out.transforms.GetNthDataNode(number).GetTransformFromParent()
         transform.TransformPoint(list(point * (-1, -1, 1)), end)
         assert np.array(end) * (-1, -1, 1) - point == pytest.approx([shift, 0, 0], abs=1.0)
-    with pytest.raises(InputError, match="holds no volumes"):
+    with pytest.raises(InputError, match="holds no images"):
         logic.registerSequence(fixed, scene.AddNewNodeByClass("vtkMRMLSequenceNode"))
 
 

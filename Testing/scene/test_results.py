@@ -169,10 +169,18 @@ def test_a_saved_scene_brings_its_results_back(shown, scene, tmp_path):
 
 def test_what_the_user_removed_is_named_when_it_is_needed(shown, scene):
     _, result = shown
+    assert result.get("warped") is result.need("warped")
     scene.RemoveNode(result.nodes["jacobian"])
-    assert result.get("jacobian") is None and result.get("warped") is result.need("warped")
-    with pytest.raises(InputError, match="no jacobian in the scene"):
-        result.need("jacobian")
+    assert result.get("jacobian") is None
+    for role, words in (
+        ("jacobian", "no Jacobian map in the scene; tick Jacobian map under Advanced, Outputs"),
+        ("inverse", "no inverse transform in the scene; tick Inverse transform under Advanced, Outputs, and register"),
+        ("warped", "no warped volume in the scene; register again"),
+    ):
+        if result.get(role) is not None:
+            scene.RemoveNode(result.nodes[role])
+        with pytest.raises(InputError, match=words):
+            result.need(role)
     with pytest.raises(InputError, match="no moving mesh"):
         result.need("moving_mesh")
 
@@ -199,3 +207,24 @@ def test_a_folder_that_outlived_its_result_is_left_alone(scene, add, images, ans
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
     item = hierarchy.GetItemByDataNode(second.nodes["warped"])
     assert hierarchy.GetItemParent(item) == second.folder != first.folder
+
+
+def test_results_to_choose_from(scene, add, images, answer):
+    nodes = [add(image, name) for name, image in images.items()]
+    first, second = (results.put(scene, *answer, *nodes) for _ in "12")
+    first.report["started"] = "2026-01-02T03:04:05+00:00"
+    results.write_report(first)
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    hierarchy.SetItemName(second.folder, "the better one")
+    model = first.report["model"]["name"]
+    assert results.entries(scene) == [
+        results.Entry(first.identifier, "moving to fixed", "2026-01-02T03:04:05+00:00", model, first.verdict),
+        results.Entry(second.identifier, "the better one", "", model, second.verdict),
+    ]
+    scene.RemoveNode(second.nodes["provenance"])
+    assert results.entries(scene)[1] == results.Entry(second.identifier, "the better one", "", "", "")
+    hierarchy.RemoveItem(second.folder, False, False)
+    for role in ("warped", "transform"):
+        assert len(results.entries(scene)) == 2
+        scene.RemoveNode(second.nodes[role])
+    assert [entry.identifier for entry in results.entries(scene)] == [first.identifier]

@@ -13,7 +13,7 @@ import slicer
 from JointRegSegLib.files import grid_of
 from JointRegSegLib.points import read_points
 from JointRegSegLib.samples import Sample, samples
-from JointRegSegLib.scene import volumes
+from JointRegSegLib.scene.seen import image_of
 from matplotlib import image
 
 STORAGE = {"VolumeFile": slicer.vtkMRMLVolumeArchetypeStorageNode, "MarkupsFile": slicer.vtkMRMLMarkupsJsonStorageNode}
@@ -43,7 +43,7 @@ def loaded(scene, sample):
 
 @pytest.mark.parametrize("side", ["fixed", "moving"])
 def test_slicer_reads_the_volumes_as_they_are(loaded, sample, side):
-    found, written = volumes.image_of(loaded(side), side), sitk.ReadImage(str(sample[side].path))
+    found, written = image_of(loaded(side), side), sitk.ReadImage(str(sample[side].path))
     assert grid_of(found).matches(grid_of(written), tolerance=1e-6)
     assert np.array_equal(sitk.GetArrayFromImage(found), sitk.GetArrayFromImage(written))
 

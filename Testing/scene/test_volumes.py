@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import parents
 import pytest
 import SimpleITK as sitk
 import slicer
@@ -10,6 +11,8 @@ import vtk
 from JointRegSegLib.deformation import Deformation, displacement_on
 from JointRegSegLib.errors import InputError
 from JointRegSegLib.scene import volumes
+from JointRegSegLib.scene.seen import Seen, image_of
+from parents import KINDS, bending
 from samples import CENTER, array, fixed_grid, label_map, motion, moving_grid, place, thing, volume
 
 KNOWN = motion((6, -4, 5), (1, 1, 1), (3, -2, 2))
@@ -27,7 +30,7 @@ def linear(scene, matrix: np.ndarray):
 @pytest.mark.parametrize("kind", [np.float32, np.int16, np.uint8])
 def test_an_image_survives_the_way_through_a_node(add, grid, kind):
     image = volume(thing(), grid, dtype=kind)
-    found = volumes.image_of(add(image, "V"), "fixed volume")
+    found = image_of(add(image, "V"), "fixed volume")
     assert np.array_equal(array(found), array(image)) and found.GetPixelID() == image.GetPixelID()
     np.testing.assert_allclose(volumes.image_affine(found), grid.affine, atol=1e-9)
 
@@ -44,7 +47,7 @@ def test_a_linear_parent_transform_moves_the_lattice_and_no_voxel(scene, add):
     image = volume(thing(), fixed_grid())
     node = add(image, "V")
     node.SetAndObserveTransformNodeID(linear(scene, KNOWN).GetID())
-    found = volumes.image_of(node, "fixed volume")
+    found = image_of(node, "fixed volume")
     np.testing.assert_allclose(volumes.image_affine(found), KNOWN @ fixed_grid().affine, atol=1e-5)
     assert np.array_equal(array(found), array(image))
     np.testing.assert_allclose(volumes.affine_of(node), fixed_grid().affine, atol=1e-9)  # the node itself stays
@@ -56,7 +59,7 @@ def test_two_parent_transforms(scene, add):
     inner.SetAndObserveTransformNodeID(outer.GetID())
     node.SetAndObserveTransformNodeID(inner.GetID())
     expected = motion((0, 10, 0), (1, 1, 1), (0, 0, 40)) @ KNOWN @ fixed_grid().affine
-    np.testing.assert_allclose(volumes.image_affine(volumes.image_of(node, "v")), expected, atol=1e-5)
+    np.testing.assert_allclose(volumes.image_affine(image_of(node, "v")), expected, atol=1e-5)
 
 
 def test_a_shearing_parent_transform_resamples(scene, add):
@@ -65,7 +68,7 @@ def test_a_shearing_parent_transform_resamples(scene, add):
     shear[0, 1] = 0.2
     shear[:3, 3] = CENTER - shear[:3, :3] @ CENTER
     node.SetAndObserveTransformNodeID(linear(scene, shear).GetID())
-    found = volumes.image_of(node, "fixed volume")
+    found = image_of(node, "fixed volume")
     assert volumes.right_angled(volumes.image_affine(found))
     for point in thing().centers[1:4]:
         moved = place(point, shear)
@@ -80,7 +83,7 @@ def test_a_deformable_parent_transform_resamples(scene, add):
     field = displacement_on(Deformation.identity(fixed_grid(), KNOWN).to_itk(), fixed_grid())
     transform.SetAndObserveTransformFromParent(volumes.grid_transform(field))
     node.SetAndObserveTransformNodeID(transform.GetID())
-    found = volumes.image_of(node, "fixed volume")
+    found = image_of(node, "fixed volume")
     for point in thing().centers[1:4]:
         value = found.EvaluateAtPhysicalPoint(point.tolist())
         # Interpolated twice, between voxels of 3 mm; elsewhere in the image values differ by hundreds.
@@ -89,13 +92,94 @@ def test_a_deformable_parent_transform_resamples(scene, add):
     np.testing.assert_allclose(volumes.affine_of(node), moving_grid().affine, atol=1e-9)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_bent_volume_is_resampled_to_a_tenth_of_a_voxel_of_the_exact_map(scene, add, kind):
+    """Voxels that hold their own index tell where each was read, to compare with the transform asked there."""
+    shape = fixed_grid().shape
+    parent = bending(scene, kind, volume(thing(), fixed_grid()))
+    from_world = vtk.vtkGeneralTransform()
+    parent.GetTransformFromWorld(from_world)
+    found = []
+    for index in np.indices(shape)[::-1].astype(np.float32):
+        image = sitk.GetImageFromArray(index)
+        image.CopyInformation(volume(thing(), fixed_grid()))
+        node = add(image, "V")
+        node.SetAndObserveTransformNodeID(parent.GetID())
+        found.append(image_of(node, "v"))
+    affine = volumes.image_affine(found[0])
+    places = np.argwhere(np.ones(found[0].GetSize()))
+    there = volumes.through(from_world, volumes.placed(affine, places))
+    exact = volumes.placed(np.linalg.inv(fixed_grid().affine), there)
+    inside = volumes.within(exact, shape[::-1])
+    read = np.stack([array(image).transpose(2, 1, 0)[tuple(places.T)] for image in found], 1)
+    assert inside.mean() > 0.5 and np.abs(exact - places)[inside].max() > 0.5
+    assert np.abs(read - exact)[inside].max() < 0.1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_bent_volume_is_the_one_that_slicer_hardens(scene, add, kind):
+    node = add(volume(thing(), fixed_grid()), "V")
+    parent = bending(scene, kind, volume(thing(), fixed_grid()))
+    node.SetAndObserveTransformNodeID(parent.GetID())
+    found = image_of(node, "v")
+    to_world = vtk.vtkGeneralTransform()
+    parent.GetTransformToWorld(to_world)
+    hardened = slicer.vtkMRMLScalarVolumeNode()
+    hardened.CopyContent(node)
+    hardened.ApplyNonLinearTransform(to_world)
+    expected = image_of(hardened, "v")
+    both = sitk.Resample(found, expected, sitk.Transform(), sitk.sitkNearestNeighbor, np.nan, sitk.sitkFloat64)
+    off = np.abs(array(both) - array(expected))[3:-3, 3:-3, 3:-3]
+    assert np.nanmax(off) < 0.05 * np.ptp(array(expected)) and np.isfinite(off).mean() > 0.9
+
+
+def test_a_rough_transform_is_asked_more_finely_and_a_smooth_one_is_not(scene, add, monkeypatch):
+    """The number of points asked is what it costs a window."""
+    image = sitk.Image([64, 64, 40], sitk.sitkInt16)
+    asked, counted, through = {}, [], volumes.through
+    monkeypatch.setattr(volumes, "through", lambda t, points: counted.append(len(points)) or through(t, points))
+    for kind, height in (("smooth", 0.0), ("rough", 0.3)):
+        field = parents.waves(image, 2.0, 200.0)
+        noise = height * np.random.default_rng(0).normal(size=array(field).shape)
+        rough = sitk.GetImageFromArray(array(field) + noise, isVector=True)
+        rough.CopyInformation(field)
+        node = add(image, kind)
+        parent = scene.AddNewNodeByClass("vtkMRMLTransformNode", kind)
+        parent.SetAndObserveTransformFromParent(volumes.grid_transform(rough))
+        node.SetAndObserveTransformNodeID(parent.GetID())
+        counted.clear()
+        Seen(node, "v").look()
+        asked[kind] = sum(counted)
+    assert asked["smooth"] < 0.1 * image.GetNumberOfPixels() < image.GetNumberOfPixels() <= asked["rough"]
+
+
+def test_whole_numbers_are_rounded_when_they_are_resampled(scene, add):
+    """SimpleITK alone would cut their fractions off, and darken every image by half a unit."""
+    values = np.random.default_rng(0).integers(-50, 50, (20, 24, 28))
+    image = sitk.GetImageFromArray(values.astype(np.int16))
+    node, exact = add(image, "V"), add(sitk.Cast(image, sitk.sitkFloat64), "E")
+    parent = bending(scene, "grid", image)
+    for each in (node, exact):
+        each.SetAndObserveTransformNodeID(parent.GetID())
+    assert np.array_equal(array(image_of(node, "v")), np.rint(array(image_of(exact, "e"))))
+
+
+def test_a_transform_that_blows_a_volume_up_is_refused(scene, add):
+    node = add(volume(thing(), fixed_grid()), "V")
+    shear = np.diag([9.0, 9.0, 1.0, 1.0])
+    shear[0, 1] = 3
+    node.SetAndObserveTransformNodeID(linear(scene, shear).GetID())
+    with pytest.raises(InputError, match=r"'V': its parent transform spreads it over .* times its voxels"):
+        image_of(node, "moving volume")
+
+
 def test_labels_stay_labels_under_a_deformable_transform(scene, add):
     node = add(label_map(thing(), moving_grid(), KNOWN), "L", "vtkMRMLLabelMapVolumeNode")
     transform = scene.AddNewNodeByClass("vtkMRMLGridTransformNode", "T")
     field = displacement_on(Deformation.identity(fixed_grid(), KNOWN).to_itk(), fixed_grid())
     transform.SetAndObserveTransformFromParent(volumes.grid_transform(field))
     node.SetAndObserveTransformNodeID(transform.GetID())
-    assert set(np.unique(array(volumes.image_of(node, "labels")))) == {0, 1, 2}
+    assert set(np.unique(array(image_of(node, "labels")))) == {0, 1, 2}
 
 
 def test_what_cannot_be_registered_is_said(scene, add):
@@ -116,7 +200,7 @@ def test_what_cannot_be_registered_is_said(scene, add):
         (tilted, "moving volume 'S': its axes are not at right angles .*Acquisition Transform"),
     ):
         with pytest.raises(InputError, match=words):
-            volumes.image_of(node, "moving volume")
+            image_of(node, "moving volume")
 
 
 def test_a_grid_transform_is_the_map_in_slicer_in_a_file_and_in_simpleitk(scene, tmp_path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,11 @@ import slicer
 from PySide6 import QtCore, QtWidgets
 from shiboken6 import Shiboken
 
-from . import application, ctk, dialogs, loader, module, parameters, pythonqt, services, widgets
+from . import application, ctk, dialogs, loader, module, parameters, pythonqt, services, widgets, window
 from .changes import Changes
 from .scene import Surroundings
 
-__all__ = ["close_panel", "complaints", "dialogs", "install", "load", "open_panel", "uninstall"]
+__all__ = ["close_panel", "complaints", "dialogs", "install", "load", "open_panel", "open_window", "uninstall"]
 
 complaints: list[str] = []
 """What Qt itself had to complain about since `install`: connections that are none, properties that it does not have."""
@@ -103,6 +104,19 @@ def open_panel(loaded: Any) -> Any:
     parent.show()
     parent.enter()
     return parent._python
+
+
+def open_window() -> Any:
+    """Make the main window, whose module selector opens modules that were loaded; it lives with the caller."""
+
+    def select(name: str) -> None:
+        panel = getattr(slicer.modules, name.lower()).widgetRepresentation()
+        if panel is None:
+            open_panel(sys.modules[name])
+        elif not panel.isEntered:
+            panel.enter()
+
+    return window.qSlicerMainWindow(select)
 
 
 def close_panel(python: Any) -> None:

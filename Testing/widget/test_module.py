@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
 import re
 import shutil
@@ -11,12 +12,15 @@ import subprocess
 import sys
 import tempfile
 import time
+import unittest
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import SimpleITK as sitk
+import vtk
 from samples import fixed_grid, motion, moving_grid, thing, volume
 
 HERE = Path(__file__).resolve()
@@ -114,13 +118,60 @@ def test_sizes():
 
 def test_importing_takes_no_torch_and_no_time(desktop, module):
     code = (
-        "import sys, time; import slicer; sys.path[:0] = sys.argv[1:]; import standin, SimpleITK; standin.install(); "
+        "import sys, time; import slicer; sys.path[:0] = sys.argv[1:]; import standin; standin.install(); "
         "began = time.perf_counter(); import JointRegSeg; print(time.perf_counter() - began); "
-        "assert 'torch' not in sys.modules"
+        "assert not {'torch', 'SimpleITK._SimpleITK'} & set(sys.modules)"
     )
     command = [sys.executable, "-c", code, str(HERE.parents[1]), str(MODULE)]
     took = [float(subprocess.run(command, check=True, capture_output=True, text=True).stdout) for _ in "123"]
     assert min(took) < 0.3
+
+
+def test_the_logic_runs_without_qt(module, tmp_path):
+    """As where Slicer is built without a desktop; the stand-in's own Qt stays out of reach."""
+    code = (
+        "import sys; import slicer; sys.path[:0] = sys.argv[1:]; import standin; standin.install(); "
+        "del sys.modules['qt'], sys.modules['ctk']\n"
+        "import JointRegSeg\n"
+        "logic = JointRegSeg.JointRegSegLogic()\n"
+        "from samples import fixed_grid, thing, volume\n"
+        "from JointRegSegLib.scene import volumes\n"
+        "nodes = [slicer.mrmlScene.AddNewNodeByClass('vtkMRMLScalarVolumeNode') for _ in '12']\n"
+        "for node in nodes: volumes.fill(node, volume(thing(), fixed_grid()))\n"
+        "result = logic.registerAndSegment(*nodes, working_size=16, device_name='cpu')\n"
+        "print(result.verdict, sorted(result.nodes)); logic.close()\n"
+        "assert logic.getParameterNode().model == 'generic' and not {'qt', 'ctk'} & set(sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(HERE.parents[1]), str(HERE.parents[1] / "integration"), str(MODULE)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0 and "'warped'" in done.stdout, done.stderr
+
+
+def self_test(module):
+    """As Slicer runs it as a CTest: each test by itself."""
+    suite = unittest.TestLoader().loadTestsFromTestCase(module.JointRegSegTest)
+    return unittest.TextTestRunner(stream=io.StringIO()).run(suite)
+
+
+def test_the_self_test_passes(desktop, module):
+    window = desktop.open_window()
+    try:
+        outcome = self_test(module)
+    finally:
+        if hasattr(module.slicer.modules, "JointRegSegWidget"):
+            desktop.close_panel(module.slicer.modules.JointRegSegWidget)
+        window.deleteLater()
+    assert outcome.wasSuccessful(), outcome.errors + outcome.failures
+    assert outcome.testsRun == 3 and not outcome.skipped
+
+
+def test_the_self_test_is_skipped_without_its_packages(desktop, module, monkeypatch):
+    from JointRegSegLib.scene import requirements
+
+    monkeypatch.setattr(requirements, "missing", lambda: ["torch"])
+    outcome = self_test(module)
+    assert outcome.wasSuccessful() and len(outcome.skipped) == outcome.testsRun == 3
+    assert all("torch" in reason for _, reason in outcome.skipped)
 
 
 def test_the_button_says_what_is_missing(scene, widget):
@@ -204,10 +255,17 @@ def test_models_come_and_go(widget, click, tmp_path, monkeypatch, desktop):
     shutil.copytree(shipped, tmp_path / "mine")
     manifest = json.loads((tmp_path / "mine" / "model.json").read_text())
     (tmp_path / "mine" / "model.json").write_text(json.dumps({**manifest, "name": "mine"}))
-    desktop.dialogs.answers += [str(tmp_path / "mine")] * 2
+    desktop.dialogs.answers += [str(tmp_path / "mine")] * 4
     assert not widget.ui.removeModelButton.enabled
     click(widget.ui.importModelButton)
     assert widget._parameterNode.model == "mine"
+    (tmp_path / "mine" / "model.json").write_text(json.dumps({**manifest, "name": "mine", "title": "Newer"}))
+    for answer, title in ((False, manifest["title"]), (True, "Newer")):  # a second one of this name
+        asked = []
+        ask = lambda text, asked=asked, answer=answer, **_: asked.append(text) or answer  # noqa: E731
+        monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", ask)
+        click(widget.ui.importModelButton)
+        assert "'mine' is installed already" in asked[0] and widget.models.entry["title"] == title
     said = []
     monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text, **k: said.append(text) or True)
     click(widget.ui.removeModelButton)
@@ -288,6 +346,8 @@ def test_how_it_is_shown_follows_the_parameters(scene, panel, run, click):
 
 
 def test_carrying_over(scene, panel, run, click, pair):
+    from JointRegSegGui.parameters import Direction
+
     run()
     markups = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "point")
     there = (KNOWN @ [*thing().centers[1], 1])[:3]
@@ -300,8 +360,153 @@ def test_carrying_over(scene, panel, run, click, pair):
     copy.GetNthControlPointPosition(0, place)
     assert [-place[0], -place[1], place[2]] == pytest.approx(list(thing().centers[1]), abs=2.0)
     scene.RemoveNode(panel.show.result.nodes["inverse"])
+    assert not panel.ui.propagateButton.enabled
+    panel._parameterNode.direction = Direction.TO_MOVING  # which takes the other transform
+    assert panel.ui.propagateButton.enabled
+    panel._parameterNode.direction = Direction.TO_FIXED
+    assert not panel.ui.propagateButton.enabled and "Inverse transform" in panel.ui.propagateButton.toolTip
+    panel._parameterNode.propagateNode = pair[1]  # and so does an image
+    assert panel.ui.propagateButton.enabled
+
+
+@pytest.mark.parametrize("kind", ["vtkMRMLMarkupsPlaneNode", "vtkMRMLMarkupsROINode"])
+def test_planes_and_boxes_are_carried_over(scene, panel, run, click, kind):
+    """Their middle goes where the deformation takes it, and they turn with the place that they are at."""
+    run()
+    middle = thing().centers[1]
+    there = (KNOWN @ [*middle, 1])[:3]
+    node = scene.AddNewNodeByClass(kind, "it")
+    node.SetCenter(-there[0], -there[1], there[2])
+    if kind.endswith("ROINode"):
+        node.SetSize(20, 20, 20)
+    else:
+        node.SetNormal(0, 0, 1)
+        node.SetSize(20, 20)
+    panel.ui.propagateSelector.setCurrentNode(node)
+    assert panel._parameterNode.propagateNode is node  # it is offered
     click(panel.ui.propagateButton)
-    assert "has no inverse" in panel.ui.statusLabel.text
+    copy = scene.GetFirstNodeByName("it carried")
+    assert np.array(copy.GetCenter()) * (-1, -1, 1) == pytest.approx(np.array(middle), abs=2.0)
+    if kind.endswith("ROINode"):
+        axis = [copy.GetObjectToNodeMatrix().GetElement(i, 2) for i in range(3)]
+    else:
+        axis = copy.GetNormal()
+    axis = np.array(axis) * (-1, -1, 1)
+    turned = KNOWN[:3, :3].T @ [0, 0, 1]
+    assert axis @ turned > np.cos(np.radians(2)) and turned[2] < np.cos(np.radians(4))
+
+
+def test_each_result_can_be_looked_at_again(scene, panel, run, tmp_path):
+    from JointRegSegLib.scene import layout
+
+    box = panel.ui.resultSelector
+    assert not box.enabled
+    run()
+    first = panel.show.result
+    panel.ui.inverseCheckBox.checked = False
+    run()
+    assert [box.itemText(i) for i in range(box.count)] == ["M to F", "M to F_1"] and box.currentIndex == 1
+    assert not first.get("transform").GetDisplayNode().GetVisibility()  # the views hold one result
+    box.setCurrentIndex(0)
+    assert panel._parameterNode.result == first.identifier == panel.show.result.identifier
+    shown = layout.composite(scene, layout.WARPED).GetBackgroundVolumeID()
+    assert shown == first.get("warped").GetID() and first.get("transform").GetDisplayNode().GetVisibility()
+    assert not panel.ui.reportButton.enabled and "last run" in panel.ui.reportButton.toolTip
+    scene.SetSaveToXMLString(1)
+    scene.Commit()
+    text = scene.GetSceneXMLString()
+    scene.Clear(False)
+    assert box.count == 0 and not box.enabled
+    scene.SetLoadFromXMLString(1)
+    scene.SetSceneXMLString(text)
+    scene.Import()
+    assert [box.itemText(i) for i in range(box.count)] == ["M to F", "M to F_1"] and box.currentIndex == 0
+
+
+def test_what_serves_a_node_goes_with_it(scene, panel, run):
+    run()
+    kind = "vtkMRMLColorLegendDisplayNode"
+    assert scene.GetNumberOfNodesByClass(kind) == 1
+    scene.RemoveNode(panel.show.result.get("transform"))
+    assert scene.GetNumberOfNodesByClass(kind) == 0
+
+
+def test_the_log_tells_of_a_run_that_went_well(panel, run, wait):
+    panel._parameterNode.alignment = type(panel._parameterNode.alignment).CENTER
+    run()
+    wait(lambda: "Done in" in panel.ui.logTextEdit.plainText)
+    lines = panel.ui.logTextEdit.plainText.splitlines()
+    assert all(re.match(r"\d\d:\d\d:\d\d  ", line) for line in lines)
+    text = "\n".join(lines)
+    assert "Register 'M' to 'F'" in text and "Finding the deformation" in text
+    assert "Model: generic; device: cpu" in text
+
+
+def test_nobody_looks_once_the_user_has_gone(panel, click, wait):
+    assert panel.timer.active
+    click(panel.ui.applyButton)
+    panel.exit()
+    panel.parent._entered = False  # as the application has it then
+    wait(lambda: panel._run is None, 120)
+    wait(lambda: not panel.timer.active)
+    panel.parent._entered = True
+    panel.enter()
+    assert panel.timer.active
+
+
+def test_no_report_of_a_process_that_is_gone(panel, run, wait):
+    run()
+    wait(lambda: panel.ui.reportButton.enabled)
+    os.kill(panel.logic.worker._process.pid, signal.SIGKILL)
+    wait(lambda: not panel.ui.reportButton.enabled)
+    assert "register again" in panel.ui.reportButton.toolTip
+    panel.logic.worker.start()  # another one, which knows nothing of the result
+    panel.onTimer()
+    assert panel.logic.worker.running and not panel.ui.reportButton.enabled
+
+
+def test_fill_does_not_mix_with_the_agreement_map(scene, panel, run):
+    from JointRegSegGui.parameters import Segmentations
+    from JointRegSegLib.scene import results, volumes
+
+    run()
+    nodes = {"fixed_segmentation": "vtkMRMLSegmentationNode", "agreement": "vtkMRMLLabelMapVolumeNode"}
+    made = {role: scene.AddNewNodeByClass(kind) for role, kind in nodes.items()}
+    for role, node in made.items():
+        results.adopt(panel.show.result, role, node)
+    volumes.fill(made["agreement"], sitk.Image([4, 4, 4], sitk.sitkUInt8))
+    made["agreement"].CreateDefaultDisplayNodes()
+    made["agreement"].GetDisplayNode().SetAndObserveColorNodeID("vtkMRMLColorTableNodeGrey")
+    parameters = panel._parameterNode
+    parameters.segmentationDisplay = Segmentations.FILL
+    display = made["fixed_segmentation"].GetDisplayNode()
+    assert display.GetVisibility2DFill()
+    parameters.showAgreement = True
+    assert display.GetVisibility() and not display.GetVisibility2DFill()
+    parameters.showAgreement = False
+    assert display.GetVisibility2DFill()
+
+
+def test_errors_name_their_cure_in_the_panel(panel, pair, run):
+    matrix = vtk.vtkMatrix4x4()
+    pair[1].GetIJKToRASMatrix(matrix)
+    matrix.SetElement(0, 3, 9999)
+    pair[1].SetIJKToRASMatrix(matrix)
+    run()
+    text = panel.ui.statusLabel.text
+    assert "do not overlap" in text and text.endswith("(Advanced, Begin: Middle on middle)") and "--" not in text
+
+
+def test_names_are_not_taken_for_markup(panel, module):
+    import qt
+    from JointRegSegGui.models import describe
+    from JointRegSegLib import catalog
+
+    entry = catalog.GENERIC_ENTRY | {"description": "<b>bold</b>", "license": "<i>"}
+    assert "&lt;b&gt;bold" in describe(entry) and "<i>" not in describe(entry)
+    assert panel.ui.statusLabel.textFormat == qt.Qt.PlainText
+    text = describe(catalog.GENERIC_ENTRY)
+    assert "Expects: two volumes of the same body part" in text and "any of any" not in text
 
 
 def test_run_again_beside_or_in_place_of_the_last(scene, panel, run):
@@ -338,7 +543,7 @@ def test_cancel_in_mid_run(scene, endless, click, wait):
     before = nodes_in(scene)
     click(endless.ui.applyButton)
     assert running(endless) and endless.ui.progressBar.visible
-    wait(lambda: "deformation" in endless.ui.statusLabel.text, 60)
+    wait(lambda: endless._run.stage == "deformation", 60)
     click(endless.ui.applyButton)
     assert not running(endless) and not endless.ui.progressBar.visible and nodes_in(scene) == before
     assert "Canceled" in endless.ui.statusLabel.text
@@ -347,7 +552,7 @@ def test_cancel_in_mid_run(scene, endless, click, wait):
 def test_worker_killed_in_mid_run(scene, endless, click, wait, run):
     before = nodes_in(scene)
     click(endless.ui.applyButton)
-    wait(lambda: "deformation" in endless.ui.statusLabel.text, 60)
+    wait(lambda: endless._run.stage == "deformation", 60)
     os.kill(endless.logic.worker._process.pid, signal.SIGKILL)
     wait(lambda: not running(endless))
     assert "killed" in endless.ui.statusLabel.text and nodes_in(scene) == before
@@ -358,10 +563,13 @@ def test_worker_killed_in_mid_run(scene, endless, click, wait, run):
 
 def test_scene_closed_in_mid_run(scene, endless, click, wait):
     click(endless.ui.applyButton)
-    wait(lambda: "deformation" in endless.ui.statusLabel.text, 60)
+    wait(lambda: endless._run.stage == "deformation", 60)
     scene.Clear(False)
     assert not running(endless) and endless.ui.applyButton.text == "Choose two volumes"
     assert endless._parameterNode.fixedVolume is None
+    assert endless.ui.statusLabel.text == "Canceled: the scene was closed."
+    scene.Clear(False)
+    assert endless.ui.statusLabel.text == ""  # what was said was about the scene before
     click(endless.ui.sampleDataButton)
     assert endless.ui.applyButton.enabled
 
@@ -390,6 +598,7 @@ def test_twenty_clicks_leave_nothing_behind(scene, panel, click, wait, monkeypat
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before, memory = None, []
+    others = {p for p in psutil.Process().children() if p.pid != getattr(panel.logic.worker._process, "pid", None)}
     for i in range(20):
         click(panel.ui.applyButton)
         if i % 3 == 1:
@@ -410,10 +619,11 @@ def test_twenty_clicks_leave_nothing_behind(scene, panel, click, wait, monkeypat
         memory.append(psutil.Process().memory_info().rss)
     assert nodes_in(scene) == before
     assert list(tmp_path.iterdir()) == []
-    assert len([p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE]) <= 1
+    alive = {p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE}
+    assert len(alive - others) <= 1
     assert memory[-1] - memory[6] < 20e6
     panel.logic.close()
-    assert not psutil.Process().children()
+    assert not set(psutil.Process().children()) - others
 
 
 def test_a_saved_scene_reopens_as_it_was(scene, panel, run, tmp_path):

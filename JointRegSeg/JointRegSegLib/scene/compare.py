@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import SimpleITK as sitk
 import slicer
 
-from . import volumes
+from . import sitk, volumes
 from .results import SceneResult, adopt
+from .seen import image_of
 
 #: Intensities from here to there become 0 to 1, in percent of the voxels: a few bright ones must not darken the rest.
 ROBUST = (1.0, 99.0)
@@ -62,8 +62,8 @@ def difference(result: SceneResult, fixed: slicer.vtkMRMLScalarVolumeNode) -> sl
 
 def _alike(result: SceneResult, fixed: slicer.vtkMRMLScalarVolumeNode) -> tuple[np.ndarray, np.ndarray, sitk.Image]:
     """Both images on the warped one's lattice, scaled; and an image with that lattice."""
-    lattice = volumes.image_of(result.need("warped"), "warped volume")
-    there = volumes.image_of(fixed, "fixed volume")
+    lattice = image_of(result.need("warped"), "warped volume")
+    there = image_of(fixed, "fixed volume")
     if there.GetSize() != lattice.GetSize() or not np.allclose(*map(volumes.image_affine, (there, lattice)), atol=1e-4):
         there = sitk.Resample(there, lattice)  # the fixed volume was moved since
     return _scaled(sitk.GetArrayViewFromImage(there)), _scaled(sitk.GetArrayViewFromImage(lattice)), lattice
@@ -75,11 +75,14 @@ def _sample(values: np.ndarray) -> np.ndarray:
 
 
 def _scaled(values: np.ndarray) -> np.ndarray:
-    low, high = np.percentile(_sample(values), ROBUST)
+    """From 0 to 1; voxels without a value are as dark as the darkest."""
+    some = _sample(values)
+    some = some[np.isfinite(some)]
+    low, high = np.percentile(some, ROBUST) if len(some) else (0.0, 1.0)
     out = values.astype(np.float32)
     out -= low
     out /= high - low or 1
-    return np.clip(out, 0, 1, out=out)
+    return np.nan_to_num(np.clip(out, 0, 1, out=out), copy=False, nan=0.0)
 
 
 def _volume(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -9,10 +10,18 @@ import slicer
 import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
-from . import layout
+from . import check, layout, volumes
 from .overlays import LEFT, legend
 from .part import part_of
-from .results import ROLE, SceneResult, adopt, discard, hidden
+from .results import (
+    FIXED_REFERENCE,
+    MOVING_REFERENCE,
+    ROLE,
+    SceneResult,
+    adopt,
+    discard,
+    hidden,
+)
 
 Mode = Literal["off", "grid", "glyphs", "contours"]
 #: A part of the structures: the segmentation, and a segment of it.
@@ -30,6 +39,8 @@ LONGEST = 99.0
 #: Parts of the color scale, from no displacement on; readable on gray and without seeing red and green apart.
 SCALE = ((0.27, 0.45, 0.85), (0.2, 0.75, 0.75), (0.95, 0.9, 0.25), (0.98, 0.5, 0.1), (0.9, 0.1, 0.3))
 CONTOURS = 8
+#: Places of a deformation that are looked at for the color scale.
+SAMPLES = 10_000
 
 
 def deformation(
@@ -154,13 +165,38 @@ def _partly(
 
 
 def _longest(transform: slicer.vtkMRMLTransformNode) -> float:
-    """Where the color scale ends, in mm."""
-    vectors = vtk_to_numpy(transform.GetTransformFromParent().GetDisplacementGrid().GetPointData().GetScalars())
-    longest = float(np.percentile(np.linalg.norm(vectors, axis=1), LONGEST))
+    """Where the color scale ends, in mm: what the body does, where the moving volume shows it."""
+    grid = transform.GetTransformFromParent()
+    field = grid.GetDisplacementGrid()
+    size = field.GetDimensions()
+    index = np.stack([np.random.default_rng(0).integers(0, n, SAMPLES) for n in size], 1)
+    vectors = vtk_to_numpy(field.GetPointData().GetScalars())[np.ravel_multi_index(index.T[::-1], size[::-1])]
+    axes = volumes.to_numpy(grid.GetGridDirectionMatrix())[:3, :3] * field.GetSpacing()
+    points = index @ axes.T + field.GetOrigin()
+    counts = _shown(transform.GetNodeReference(MOVING_REFERENCE), points + vectors)
+    counts &= _shown(transform.GetNodeReference(FIXED_REFERENCE), points, check.in_body)
+    longest = float(np.percentile(np.linalg.norm(vectors[counts] if counts.any() else vectors, axis=1), LONGEST))
     if longest < STILL:
         return STILL
     unit = 10 ** np.floor(np.log10(longest))
     return float(np.ceil(longest / unit * 2) / 2 * unit)
+
+
+def _shown(
+    node: slicer.vtkMRMLVolumeNode | None, points: np.ndarray, which: Callable[[np.ndarray], np.ndarray] | None = None
+) -> np.ndarray:
+    """(n,) Whether a volume shows something at points (n, 3) in RAS mm; True where there is no volume to ask.
+
+    ``which`` chooses among the values there.
+    """
+    if node is None or node.GetImageData() is None:
+        return np.ones(len(points), bool)
+    values = volumes.values_of(node)
+    index = np.rint(volumes.index_in(node, points * (-1, -1, 1)))
+    out = volumes.within(index, values.shape[::-1])
+    if which is not None and out.any():
+        out[out] = which(values[tuple(index[out].astype(int).T[::-1])])
+    return out
 
 
 def _colors(longest: float) -> vtk.vtkColorTransferFunction:

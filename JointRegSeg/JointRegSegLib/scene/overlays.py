@@ -8,7 +8,7 @@ import numpy as np
 import slicer
 
 from . import layout
-from .results import SceneResult, adopt
+from .results import ATTRIBUTE, SceneResult, adopt
 
 #: The prediction is a wide, soft band, the carried-over one a fine line: where they agree the line runs in the band.
 OUTLINES = {"fixed_segmentation": (5, 0.5), "warped_segmentation": (1, 1.0)}
@@ -97,6 +97,7 @@ def legend(
     out = logic.GetColorLegendDisplayNode(node)
     if out is None and on:
         out = logic.AddDefaultColorLegendDisplayNode(node)
+        out.SetAttribute(ATTRIBUTE, node.GetAttribute(ATTRIBUTE))  # so that it goes with what it explains
         out.SetTitleText(title)
         out.SetSize(*(NUMBERS if numbers else NAMES))
         out.SetPosition(*place)

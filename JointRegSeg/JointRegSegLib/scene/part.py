@@ -8,13 +8,12 @@ drawn, and where it stops at a border it cannot be inverted.
 from __future__ import annotations
 
 import numpy as np
-import SimpleITK as sitk
 import slicer
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from ..errors import InputError
-from . import volumes
+from . import sitk, volumes
 from .results import SceneResult, hidden
 from .segments import mask_of
 

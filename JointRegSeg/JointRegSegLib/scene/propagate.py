@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-import SimpleITK as sitk
 import slicer
 import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
 from ..errors import InputError
-from . import segments, volumes
+from . import segments, sitk, volumes
 from .results import FIXED_REFERENCE, SceneResult
+from .seen import image_of
 
 #: Points, models and segmentations: whatever Slicer can push through a transform.
 _POINTWISE = ("vtkMRMLMarkupsNode", "vtkMRMLModelNode")
@@ -74,11 +74,10 @@ def _volume(
     name: str,
 ) -> slicer.vtkMRMLVolumeNode:
     labels = volumes.is_label_map(node)
-    image = volumes.image_of(node, "volume")
-    target = volumes.image_of(reference, "reference volume")
-    outside = 0.0 if labels else float(sitk.GetArrayViewFromImage(image).min())
-    how = sitk.sitkNearestNeighbor if labels else sitk.sitkLinear
-    carried = sitk.Resample(image, target, _to_fixed(transform), how, outside)
+    image = image_of(node, "volume")
+    target = image_of(reference, "reference volume")
+    outside = 0.0 if labels else volumes.extremes(sitk.GetArrayViewFromImage(image))[0]
+    carried = volumes.resampled(image, target, _to_fixed(transform), labels, outside)
     out = scene.AddNewNodeByClass(node.GetClassName() if labels else "vtkMRMLScalarVolumeNode", name)
     volumes.fill(out, carried)
     out.CreateDefaultDisplayNodes()
@@ -95,7 +94,7 @@ def _segmentation(
     name: str,
 ) -> slicer.vtkMRMLSegmentationNode:
     """Segment by segment on the reference's lattice, so that overlapping segments stay whole."""
-    target = volumes.image_of(reference, "reference volume")
+    target = image_of(reference, "reference volume")
     matrix = volumes.to_vtk(volumes.FLIP @ volumes.image_affine(target))
     to_moving = _to_fixed(transform)
     out = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)

@@ -15,7 +15,7 @@ import slicer
 from .. import catalog, memory
 from ..client import Worker, WorkerError
 from ..errors import InputError
-from . import requirements, results, runs, sequences, volumes
+from . import requirements, results, runs, sequences
 
 
 @dataclass
@@ -129,9 +129,11 @@ class Registrar:
         Raises
         ------
         InputError
-            If it is no sequence of volumes. What goes wrong with a single frame is in the result's ``failures``.
+            If it is no sequence of volumes, or an option is unknown. What goes wrong with a single frame is in the
+            result's ``failures``.
         """
-        volumes.voxels_of(fixedNode, "fixed volume")
+        runs.check_options(options)
+        runs.image_seen(fixedNode, "fixed volume")
 
         def register(frame: slicer.vtkMRMLScalarVolumeNode) -> results.SceneResult:
             return self.registerAndSegment(fixedNode, frame, model, refine, outputs=(), **options)
@@ -162,8 +164,9 @@ class Registrar:
         Raises
         ------
         InputError, ModelError, OutputError
-            If the table, the model or the folder cannot be used at all.
+            If the table, an option, the model or the folder cannot be used at all.
         """
+        runs.check_options(options)
         requirements.check()
         folder = Path(outputFolder).absolute()
         request = {
@@ -185,6 +188,10 @@ class Registrar:
                 try:
                     event = self.worker.wait(number, follow)
                     return BatchResult(event["rows"], Path(event["summary"]))
+                except InputError as error:
+                    if table is cases:
+                        raise
+                    raise InputError(str(error).replace(str(table), "cases"), error.option) from None
                 except WorkerError as error:
                     if not current[0] or current[0] in given_up or self.worker.running:
                         raise
@@ -205,14 +212,15 @@ def outside_domain(node: slicer.vtkMRMLScalarVolumeNode, role: str, entry: dict)
     domain = entry.get("domain")
     if domain is None or node.GetImageData() is None:
         return None
-    spacing = node.GetSpacing()
+    unit = entry["preprocessing"].get("unit", "mm")
+    spacing = node.GetSpacing() if unit == "mm" else (1.0, 1.0, 1.0)
     extent = [s * n for s, n in zip(spacing, node.GetImageData().GetDimensions(), strict=True)]
     for what, values, (low, high) in (("spacing", spacing, domain["spacing"]), ("size", extent, domain["extent"])):
         # Padding makes an image larger without harm: only what is too small is told by the size.
         too_large = what == "spacing" and max(values) > high * (1 + catalog.TOLERANCE)
         if min(values) < low * (1 - catalog.TOLERANCE) or too_large:
             text = " x ".join(f"{value:.3g}" for value in values)
-            return f"{role} volume: {what} of {text} mm, trained on {low:.3g} to {high:.3g} mm"
+            return f"{role} volume: {what} of {text} {unit}, trained on {low:.3g} to {high:.3g} {unit}"
     return None
 
 

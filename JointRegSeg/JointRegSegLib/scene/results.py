@@ -10,18 +10,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 import slicer
 import vtk
 from vtk.util.numpy_support import get_vtk_array_type, vtk_to_numpy
 
 from ..errors import InputError
-from . import volumes
+from . import sitk, volumes
 
 #: Marks nodes and folders as this module's own; the value is the result's identifier.
 ATTRIBUTE = "JointRegSeg.Result"
 #: What a node is in its result; by it a result is found again in a scene that was saved.
 ROLE = "JointRegSeg.Role"
+#: What goes when something else does; colors go with what they color.
+_OWNERS = {"played": "transform", "playing": "transform", "part": "inverse"}
+#: What users read for roles, where underscores for spaces would not do, and what brings them back.
+_TITLES = {
+    "warped": "warped volume",
+    "inverse": "inverse transform",
+    "jacobian": "Jacobian map",
+    "agreement": "agreement map",
+}
+_REGISTER = "register again to get it"
+_CURES = {
+    "inverse": "tick Inverse transform under Advanced, Outputs, and register again",
+    "jacobian": "tick Jacobian map under Advanced, Outputs, and register again",
+    "agreement": "tick Agreement map under Advanced, Outputs, and register again with a model that segments",
+}
 #: References by which Slicer's Transforms module knows what a transform registers.
 FIXED_REFERENCE, MOVING_REFERENCE = "spatialRegistrationFixed", "spatialRegistrationMoving"
 
@@ -69,7 +83,8 @@ class SceneResult:
         """
         node = self.get(role)
         if node is None:
-            raise InputError(f"the result has no {role.replace('_', ' ')} in the scene; register again to get it")
+            title, cure = _TITLES.get(role, role.replace("_", " ")), _CURES.get(role, _REGISTER)
+            raise InputError(f"the result has no {title} in the scene; {cure}")
         return node
 
 
@@ -123,33 +138,75 @@ def write_report(result: SceneResult) -> None:
     """Bring the provenance node up to date with the report."""
     node = result.nodes.get("provenance")
     if node is not None:
-        node.SetText(json.dumps(result.report, indent=2))
+        node.SetText(_text_of(result.report))
+
+
+def _text_of(report: dict[str, Any]) -> str:
+    return json.dumps(report, indent=2, allow_nan=False)  # which JSON does not know
 
 
 def remove(scene: slicer.vtkMRMLScene, result: SceneResult) -> None:
     """Take a result out of the scene again; nodes that the user has removed already are no matter."""
     for role in list(result.nodes):
         discard(result, role)
+    sweep(scene)
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
     folder = _find_folder(hierarchy, result.identifier)
     if folder and not hierarchy.GetNumberOfItemChildren(folder):
         hierarchy.RemoveItem(folder)
 
 
+def sweep(scene: slicer.vtkMRMLScene) -> None:
+    """Take what serves a result out of the scene where what it served is gone: users remove nodes and folders.
+
+    To be called whenever a node was removed from the scene. Looks at each node, and touches nothing of the user's.
+    """
+    if scene.IsClosing() or scene.IsImporting() or scene.IsRestoring():
+        return
+    while unneeded := _unneeded(scene):
+        for node in unneeded:
+            _take_out(node)
+
+
+def _unneeded(scene: slicer.vtkMRMLScene) -> list[slicer.vtkMRMLNode]:
+    """This module's displays without what they display, and hidden nodes without the one they serve."""
+    own = [node for node in map(scene.GetNthNode, range(scene.GetNumberOfNodes())) if node.GetAttribute(ATTRIBUTE)]
+    there = {(node.GetAttribute(ATTRIBUTE), node.GetAttribute(ROLE)) for node in own}
+    out = []
+    for node in own:
+        identifier, role = node.GetAttribute(ATTRIBUTE), node.GetAttribute(ROLE)
+        if node.IsA("vtkMRMLDisplayNode"):
+            if node.GetDisplayableNode() is None:
+                out.append(node)
+        elif node.GetHideFromEditors() and role:
+            owner = _OWNERS.get(role) or role.removesuffix("_colors")
+            if owner != role and (identifier, owner) not in there:
+                out.append(node)
+    return out
+
+
 def discard(result: SceneResult, role: str) -> None:
     """Take one node of a result out of the scene, with what displays and stores it."""
     node = result.get(role)
     result.nodes.pop(role, None)
-    if node is None:
-        return
+    if node is not None:
+        _take_out(node)
+
+
+def _take_out(node: slicer.vtkMRMLNode) -> None:
+    """A node, with what displays and stores it, and its item in the hierarchy."""
     scene = node.GetScene()
+    if scene is None:
+        return
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
     item = hierarchy.GetItemByDataNode(node)
     for own in _belongings(node):
-        scene.RemoveNode(own)
+        if own.GetScene() is not None:  # whoever watches the scene may be faster
+            scene.RemoveNode(own)
     if item != hierarchy.GetInvalidItemID():
         hierarchy.RemoveItem(item, False, False)  # which the application's plugins do by themselves
-    scene.RemoveNode(node)
+    if node.GetScene() is not None:
+        scene.RemoveNode(node)
 
 
 def _belongings(node: slicer.vtkMRMLNode) -> list[slicer.vtkMRMLNode]:
@@ -166,7 +223,9 @@ def adopt(result: SceneResult, role: str, node: slicer.vtkMRMLNode) -> None:
     result.nodes[role] = node
     node.SetAttribute(ATTRIBUTE, result.identifier)
     node.SetAttribute(ROLE, role)
-    if node.GetHideFromEditors() or node.IsA("vtkMRMLColorNode"):
+    if node.IsA("vtkMRMLColorNode"):
+        node.SetHideFromEditors(True)
+    if node.GetHideFromEditors():
         return
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(node.GetScene())
     item = hierarchy.GetItemByDataNode(node)
@@ -190,8 +249,49 @@ def hidden(scene: slicer.vtkMRMLScene, result: SceneResult, kind: str, role: str
 
 def identifiers(scene: slicer.vtkMRMLScene) -> list[str]:
     """Of the results in a scene, oldest first."""
-    found = (scene.GetNthNode(i).GetAttribute(ATTRIBUTE) for i in range(scene.GetNumberOfNodes()))
+    nodes = [scene.GetNthNode(i) for i in range(scene.GetNumberOfNodes())]
+    found = (node.GetAttribute(ATTRIBUTE) for node in nodes if node.GetAttribute(ROLE))
     return list(dict.fromkeys(value for value in found if value))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A result in a list of them.
+
+    Attributes
+    ----------
+    identifier : str
+        By which `find` finds it.
+    name : str
+        Of its folder, else of its first node.
+    started : str
+        When it was begun, ISO 8601; empty where nothing says so.
+    model, verdict : str
+        As in the report; empty where a user removed that.
+    """
+
+    identifier: str
+    name: str
+    started: str
+    model: str
+    verdict: str
+
+
+def entries(scene: slicer.vtkMRMLScene) -> list[Entry]:
+    """The results of a scene that can still be shown, to choose one of, oldest first."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    found = [find(scene, identifier) for identifier in identifiers(scene)]
+    return [
+        Entry(
+            result.identifier,
+            hierarchy.GetItemName(result.folder) if result.folder else next(iter(result.nodes.values())).GetName(),
+            result.report.get("started", ""),
+            result.report.get("model", {}).get("name", ""),
+            result.report.get("verdict", {}).get("color", ""),
+        )
+        for result in found
+        if result.get("warped") is not None or result.get("transform") is not None
+    ]
 
 
 def find(scene: slicer.vtkMRMLScene, identifier: str) -> SceneResult | None:
@@ -310,7 +410,7 @@ def _agreement(
 
 def _text(scene: slicer.vtkMRMLScene, report: dict[str, Any], name: str) -> slicer.vtkMRMLTextNode:
     node = scene.AddNewNodeByClass("vtkMRMLTextNode", scene.GenerateUniqueName(name))
-    node.SetText(json.dumps(report, indent=2))
+    node.SetText(_text_of(report))
     return node
 
 

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import SimpleITK as sitk
 import slicer
 
 from ..client import Event, Worker, error_of
 from ..errors import Canceled, InputError, JointRegSegError, OutputError
-from . import check, results, volumes
+from . import check, results, sitk, volumes
+from .seen import Seen
 
+#: For so many seconds the transforms that volumes are under are asked at a time, before anything can be sent.
+GLANCE = 0.02
 #: Share of a run that has to have passed before the rest is guessed from it.
 GUESS_FROM = 0.1
+#: A larger share of the fixed body without data in the moving image is noted.
+UNCOVERED = 0.01
 #: About how much of a run each stage takes, in order; a stage that is left out is skipped.
 STAGES = {
     "starting": 0.05,
@@ -44,6 +49,18 @@ CHOICES = {
 
 #: Of `pipeline.register_and_segment` that a run may set.
 OPTIONS = {"model", "refine", "similarity", "align", "fill", "working_size", "device_name", "seed"}
+
+
+def check_options(options: Iterable[str]) -> None:
+    """Refuse names of options that there are not.
+
+    Raises
+    ------
+    InputError
+        With the first of them.
+    """
+    if unknown := set(options) - OPTIONS:
+        raise InputError(f"unknown option '{min(unknown)}'; known: {', '.join(sorted(OPTIONS))}")
 
 
 def points_of(node: slicer.vtkMRMLMarkupsNode) -> list[list[float]]:
@@ -115,11 +132,9 @@ class Run:
         for given in (labels or {}), (points or {}):
             if unknown := set(given) - {"fixed", "moving"}:
                 raise InputError(f"labels and points are given by 'fixed' and 'moving', not by '{min(unknown)}'")
-        if unknown := set(options) - OPTIONS:
-            raise InputError(f"unknown option '{min(unknown)}'; known: {', '.join(sorted(OPTIONS))}")
-        sources = {side: (node, f"{side} volume") for side, node in (("fixed", fixed), ("moving", moving))}
-        sources |= {f"{side}_labels": (node, f"{side} labels") for side, node in (labels or {}).items()}
-        voxels = {name: volumes.voxels_of(*source) for name, source in sources.items()}
+        check_options(options)
+        self._seen = {side: image_seen(node, f"{side} volume") for side, node in (("fixed", fixed), ("moving", moving))}
+        self._seen |= {f"{side}_labels": Seen(node, f"{side} labels") for side, node in (labels or {}).items()}
         self.stage, self.fraction = "starting", 0.0
         self.result: results.SceneResult | None = None
         self.error: JointRegSegError | None = None
@@ -130,25 +145,33 @@ class Run:
         self._points = {f"{side}_points": points_of(node) for side, node in (points or {}).items()}
         self._images: dict[str, sitk.Image] = {}
         self._places = [_place(node) for node in (fixed, moving)]
-        self._began = time.monotonic()
+        self._inputs = {side: _named(node) for side, node in (("fixed", fixed), ("moving", moving))}
+        self._began, self._started = time.monotonic(), datetime.now().astimezone().isoformat(timespec="seconds")
         self._folder = _folder()
         self._number: int | None = None
-        self._names = {name: f"{name}.nrrd" for name in voxels}
+        self._names = {name: f"{name}.nrrd" for name in self._seen}
         self._problem: Exception | None = None
-        self._lock, self._written, self._abandoned = threading.Lock(), False, False
-        # Large volumes take a second to copy and write, for which no window should freeze; the thread sees no node.
-        self._writer = threading.Thread(target=self._write, args=(voxels,), daemon=True)
-        self._writer.start()
+        # Large volumes take seconds to resample, copy and write, for which no window should freeze; the thread sees no
+        # node.
+        self._writer = threading.Thread(target=self._write, daemon=True)
+        self._lock, self._writing, self._abandoned = threading.Lock(), False, False
+        self._look(0.0)
 
-    def _write(self, voxels: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    def _look(self, seconds: float) -> None:
+        """Ask the transforms that volumes are under for about so long; once there is no more to ask, volumes go out."""
+        if all(seen.look(seconds) for seen in self._seen.values()):
+            self._writing = True
+            self._writer.start()
+
+    def _write(self) -> None:
         try:
-            for name, (values, affine) in voxels.items():
-                self._images[name] = volumes.to_image(values, affine)
+            for name, seen in self._seen.items():
+                self._images[name] = seen.image()
                 sitk.WriteImage(self._images[name], str(self._folder / self._names[name]), useCompression=False)
         except (RuntimeError, OSError, MemoryError) as error:
             self._problem = error
         with self._lock:
-            self._written = True
+            self._writing = False
             if self._abandoned:
                 self._remove_folder()
 
@@ -169,6 +192,8 @@ class Run:
         if self.done:
             return True
         if self._number is None:
+            if not self._writer.ident:
+                return self._read()
             if self._writer.is_alive():
                 return False
             if self._problem is not None:
@@ -192,6 +217,21 @@ class Run:
         for event in self._worker.events(self._number):
             self._take(event)
         return self.done
+
+    def _read(self) -> bool:
+        """Another glance at the transforms that volumes are under."""
+        try:
+            if any(node is None or not self._scene.IsNodePresent(node) for node in (self._fixed, self._moving)):
+                raise JointRegSegError("a volume was removed from the scene before it was read; choose another one")
+            if self._places_now() != self._places:
+                raise JointRegSegError("a volume was moved while it was read; register again")
+            self._look(GLANCE)
+        except JointRegSegError as error:
+            self._fail(error)
+        return self.done
+
+    def _places_now(self) -> list[tuple]:
+        return [_place(node) for node in (self._fixed, self._moving)]
 
     def _take(self, event: Event) -> None:
         if event["event"] == "progress":
@@ -218,10 +258,20 @@ class Run:
     def _put(self, event: Event) -> results.SceneResult:
         """Into the scene, with what Slicer makes of the transform node beside what was computed."""
         result = results.put(self._scene, self._folder, event, self._fixed, self._moving, self._agreement)
-        found = check.transform_difference(self._images["moving"], result.nodes["warped"], result.nodes["transform"])
-        result.report["slicer_difference"] = found
-        if [_place(node) for node in (self._fixed, self._moving)] != self._places:
-            result.report["notes"].append("a volume was moved meanwhile; the result fits where it was, so run it again")
+        report, moving, transform = result.report, self._images["moving"], result.nodes["transform"]
+        report["slicer_difference"] = check.transform_difference(moving, result.nodes["warped"], transform)
+        report["uncovered_share"] = check.uncovered_share(self._images["fixed"], moving, transform)
+        if report["uncovered_share"] > UNCOVERED:
+            report["notes"].append(
+                f"for {100 * report['uncovered_share']:.0f} % of the fixed body the moving image has no data; the "
+                "deformation there is a guess"
+            )
+        if self._places_now() != self._places:
+            report["notes"].append("a volume was moved meanwhile; the result fits where it was, so run it again")
+        report["started"] = self._started
+        report["versions"]["slicer"] = slicer_version()
+        for side, named in self._inputs.items():
+            report["inputs"][side] |= named
         results.write_report(result)
         return result
 
@@ -234,7 +284,7 @@ class Run:
         """End it now; the scene is as it was, and the next run works."""
         if not self.done:
             if self._number is not None:
-                self._worker.cancel(self._number)
+                self._worker.cancel(self._number, wait=False)
             self._fail(Canceled())
 
     def wait(self, progress: Callable[[str, float], bool | None] | None = None) -> results.SceneResult:
@@ -258,12 +308,40 @@ class Run:
         """Leave no file behind; a large volume that is still being written is not waited for."""
         with self._lock:
             self._abandoned = True
-            if self._written:
+            if not self._writing:
                 self._remove_folder()
 
     def _remove_folder(self) -> None:
         self._images.clear()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def image_seen(node: slicer.vtkMRMLVolumeNode | None, role: str) -> Seen:
+    """A volume that can be registered, where it is seen.
+
+    Raises
+    ------
+    InputError
+        If it holds no image of one value a voxel on a lattice at right angles, or labels: registering mixes values of
+        neighbors, which of labels makes others.
+    """
+    seen = Seen(node, role)
+    if volumes.is_label_map(node):
+        raise InputError(
+            f"{role} '{node.GetName()}': is a label map; choose the image it was drawn on, and carry the label map "
+            "over with Propagate"
+        )
+    return seen
+
+
+def slicer_version() -> str:
+    """Of the application, or of Slicer's classes where there is none."""
+    application = getattr(slicer, "app", None)
+    return application.applicationVersion if application is not None else importlib.metadata.version("slicer-core")
+
+
+def _named(node: slicer.vtkMRMLVolumeNode) -> dict[str, str]:
+    return {"name": node.GetName(), "id": node.GetID()}
 
 
 def _place(node: slicer.vtkMRMLVolumeNode) -> tuple:

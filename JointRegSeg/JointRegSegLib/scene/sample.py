@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import SimpleITK as sitk
 import slicer
 
 from ..errors import InputError
 from ..samples import Sample
-from . import volumes
+from . import sitk, volumes
 
 
 def load(scene: slicer.vtkMRMLScene, sample: Sample) -> dict[str, slicer.vtkMRMLNode]:

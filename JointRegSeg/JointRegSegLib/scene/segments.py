@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import SimpleITK as sitk
 import slicer
 import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
 from ..errors import InputError
-from . import volumes
+from . import sitk, volumes
 
 
 def mask_of(node: slicer.vtkMRMLSegmentationNode, identifier: str) -> sitk.Image | None:

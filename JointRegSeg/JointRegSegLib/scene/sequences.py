@@ -7,7 +7,7 @@ from collections.abc import Callable
 import slicer
 
 from ..errors import Canceled, InputError, JointRegSegError, ModelError
-from . import results
+from . import results, volumes
 
 Register = Callable[[slicer.vtkMRMLScalarVolumeNode], results.SceneResult]
 
@@ -55,7 +55,7 @@ def register_frames(
         raise InputError("no sequence is chosen; give a sequence node of scalar volumes")
     count = sequence.GetNumberOfDataNodes()
     if not any(_is_volume(sequence.GetNthDataNode(number)) for number in range(count)):
-        raise InputError(f"'{sequence.GetName()}': holds no volumes; choose a sequence of scalar volumes")
+        raise InputError(f"'{sequence.GetName()}': holds no images; choose a sequence of scalar volumes")
     out = SequenceResult(
         _like(scene, sequence, f"{sequence.GetName()} warped"),
         _like(scene, sequence, f"{sequence.GetName()} transforms"),
@@ -67,7 +67,7 @@ def register_frames(
             index = sequence.GetNthIndexValue(number)
             if not _is_volume(sequence.GetNthDataNode(number)):
                 out.reports.append(None)
-                out.failures[number] = "the frame is no scalar volume"
+                out.failures[number] = "the frame is no scalar volume, or a label map"
                 continue
             # A frame lives in a scene of its own within the sequence; a node that shares its voxels stands for it here.
             frame = scene.AddNewNodeByClass(
@@ -95,7 +95,7 @@ def register_frames(
 
 
 def _is_volume(node: slicer.vtkMRMLNode) -> bool:
-    return node.IsA("vtkMRMLScalarVolumeNode")
+    return node.IsA("vtkMRMLScalarVolumeNode") and not volumes.is_label_map(node)
 
 
 def _like(scene: slicer.vtkMRMLScene, sequence: slicer.vtkMRMLSequenceNode, name: str) -> slicer.vtkMRMLSequenceNode:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import SimpleITK as sitk
 import slicer
 import vtk
 from vtk.util.numpy_support import get_vtk_array_type, numpy_to_vtk, vtk_to_numpy
 
-from ..errors import InputError
+from . import sitk
 
 #: LPS from RAS and back.
 FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -48,57 +47,6 @@ def values_of(node: slicer.vtkMRMLVolumeNode) -> np.ndarray:
     return scalars.reshape(*reversed(data.GetDimensions()), *scalars.shape[1:])
 
 
-def image_of(node: slicer.vtkMRMLVolumeNode | None, role: str) -> sitk.Image:
-    """A volume node as an image where it is *seen*: see `voxels_of`."""
-    return to_image(*voxels_of(node, role))
-
-
-def voxels_of(node: slicer.vtkMRMLVolumeNode | None, role: str) -> tuple[np.ndarray, np.ndarray]:
-    """Voxels (k, j, i) and voxel → LPS matrix of a volume node where it is *seen*: transforms act on a copy.
-
-    Linear transforms that keep axes at right angles only move the lattice, and the voxels are a view into the node's
-    memory; others resample.
-
-    Parameters
-    ----------
-    role : str
-        What an error calls the node, such as 'fixed volume'.
-
-    Raises
-    ------
-    InputError
-        If there is no image, it is no scalar volume, or its axes are not at right angles.
-    """
-    if node is None:
-        raise InputError(f"no {role} is chosen")
-    if not (hasattr(node, "IsA") and node.IsA("vtkMRMLVolumeNode")):
-        raise InputError(f"the {role} is no volume node but {type(node).__name__}; choose a scalar volume")
-    name = f"{role} '{node.GetName()}'"
-    if node.GetImageData() is None or node.GetImageData().GetNumberOfPoints() == 0:
-        raise InputError(f"{name}: holds no image; load one into it, or choose another volume")
-    if node.GetImageData().GetNumberOfScalarComponents() != 1:
-        count = node.GetImageData().GetNumberOfScalarComponents()
-        raise InputError(f"{name}: has {count} values a voxel (color or vector volume); choose a scalar volume")
-    affine, values = affine_of(node), values_of(node)
-    parent = node.GetParentTransformNode()
-    if parent is not None:
-        if flattens(parent):
-            raise InputError(f"{name}: its transform '{parent.GetName()}' flattens it; correct or remove that")
-        moved = _moved(affine, parent)
-        if moved is not None:
-            affine = moved
-        else:
-            hardened = _hardened(node, parent)
-            affine, values = affine_of(hardened), values_of(hardened)
-    if not right_angled(affine):
-        raise InputError(
-            f"{name}: its axes are not at right angles (gantry tilt, or a sheared acquisition), or its spacing is next "
-            "to nothing; bring it to a regular lattice first, with the module Resample Scalar/Vector/DWI Volume or, "
-            "after DICOM import, Acquisition Transform"
-        )
-    return values, affine
-
-
 def right_angled(affine: np.ndarray) -> bool:
     """Whether the axes of a voxel → world matrix stand at right angles."""
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
@@ -117,27 +65,53 @@ def flattens(transform: slicer.vtkMRMLTransformNode) -> bool:
     return abs(matrix.Determinant()) < FLATTENED
 
 
-def _moved(affine: np.ndarray, parent: slicer.vtkMRMLTransformNode) -> np.ndarray | None:
-    """The lattice under a linear transform that keeps its axes at right angles; else None."""
-    if not parent.IsTransformToWorldLinear():
+def matrix_of(transform: slicer.vtkMRMLTransformNode) -> np.ndarray | None:
+    """(4, 4) LPS mm from a transform node's inside to the world; None if it is not linear."""
+    if not transform.IsTransformToWorldLinear():
         return None
     matrix = vtk.vtkMatrix4x4()
-    parent.GetMatrixTransformToWorld(matrix)
-    moved = FLIP @ to_numpy(matrix) @ FLIP @ affine
-    return moved if right_angled(moved) else None
+    transform.GetMatrixTransformToWorld(matrix)
+    return FLIP @ to_numpy(matrix) @ FLIP
 
 
-def _hardened(node: slicer.vtkMRMLVolumeNode, parent: slicer.vtkMRMLTransformNode) -> slicer.vtkMRMLScalarVolumeNode:
-    """A copy outside the scene, resampled to where the node is seen."""
-    copy = slicer.vtkMRMLLabelMapVolumeNode() if is_label_map(node) else slicer.vtkMRMLScalarVolumeNode()
-    copy.SetAndObserveImageData(node.GetImageData())
-    matrix = vtk.vtkMatrix4x4()
-    node.GetIJKToRASMatrix(matrix)
-    copy.SetIJKToRASMatrix(matrix)
-    to_world = vtk.vtkGeneralTransform()
-    parent.GetTransformToWorld(to_world)
-    copy.ApplyNonLinearTransform(to_world)
-    return copy
+def placed(affine: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Points (..., 3) through a (4, 4) matrix."""
+    return points @ affine[:3, :3].T + affine[:3, 3]
+
+
+def through(transform: vtk.vtkAbstractTransform, points: np.ndarray) -> np.ndarray:
+    """Points (n, 3) in LPS mm through a transform of Slicer's, which is in RAS."""
+    here, there = vtk.vtkPoints(), vtk.vtkPoints()
+    there.SetDataTypeToDouble()
+    ras = np.ascontiguousarray(points @ FLIP[:3, :3])
+    here.SetData(numpy_to_vtk(ras))
+    transform.TransformPoints(here, there)
+    return vtk_to_numpy(there.GetData()) @ FLIP[:3, :3]
+
+
+def index_in(node: slicer.vtkMRMLVolumeNode, points: np.ndarray) -> np.ndarray:
+    """Voxel index (i, j, k), with fractions, at which a volume node shows points (n, 3) in LPS mm of the world."""
+    parent = node.GetParentTransformNode()
+    if parent is not None:
+        from_world = vtk.vtkGeneralTransform()
+        parent.GetTransformFromWorld(from_world)
+        points = through(from_world, points)
+    return placed(np.linalg.inv(affine_of(node)), points)
+
+
+def within(index: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """(n,) Whether indices (n, 3) lie between the voxels of an image of ``size`` (i, j, k)."""
+    return ((index >= 0) & (index <= np.array(size) - 1)).all(1)
+
+
+def extremes(values: np.ndarray) -> tuple[float, float]:
+    """The least and the greatest finite value; 0 and 0 if there is none."""
+    if np.issubdtype(values.dtype, np.integer):
+        return float(values.min()), float(values.max())
+    finite = np.isfinite(values)
+    if not finite.any():
+        return 0.0, 0.0
+    return float(values.min(where=finite, initial=np.inf)), float(values.max(where=finite, initial=-np.inf))
 
 
 def is_label_map(node: slicer.vtkMRMLVolumeNode) -> bool:
@@ -147,12 +121,31 @@ def is_label_map(node: slicer.vtkMRMLVolumeNode) -> bool:
 
 def to_image(values: np.ndarray, affine: np.ndarray) -> sitk.Image:
     """An image of voxels (k, j, i) with a voxel → LPS matrix; voxels are copied."""
-    image = sitk.GetImageFromArray(values)
+    image = sitk.GetImageFromArray(values, isVector=values.ndim == 4)
+    set_lattice(image, affine)
+    return image
+
+
+def set_lattice(image: sitk.Image, affine: np.ndarray) -> None:
+    """Give an image a voxel → LPS matrix."""
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     image.SetSpacing(spacing.tolist())
     image.SetOrigin(affine[:3, 3].tolist())
     image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
-    return image
+
+
+def resampled(image: sitk.Image, lattice: sitk.Image, way: sitk.Transform, labels: bool, outside: float) -> sitk.Image:
+    """An image on another one's lattice, by a transform from its points; labels stay labels.
+
+    Whole numbers are rounded: SimpleITK by itself cuts their fractions off.
+    """
+    if labels:
+        return sitk.Resample(image, lattice, way, sitk.sitkNearestNeighbor, outside)
+    if image.GetPixelID() in (sitk.sitkFloat32, sitk.sitkFloat64):
+        return sitk.Resample(image, lattice, way, sitk.sitkLinear, outside)
+    return sitk.Cast(
+        sitk.Round(sitk.Resample(image, lattice, way, sitk.sitkLinear, outside, sitk.sitkFloat64)), image.GetPixelID()
+    )
 
 
 def image_affine(image: sitk.Image) -> np.ndarray:

@@ -1,0 +1,37 @@
+"""What the library calls things, in the user's language, and where in the panel the cure for an error is."""
+
+from __future__ import annotations
+
+from JointRegSegLib.errors import JointRegSegError
+from slicer.i18n import tr as _
+
+
+def stage(name: str) -> str:
+    """What a run is doing."""
+    return {
+        "starting": _("Starting"),
+        "reading": _("Reading the volumes"),
+        "affine": _("Aligning the volumes as wholes"),
+        "network": _("Applying the model"),
+        "deformation": _("Finding the deformation"),
+        "refining": _("Refining"),
+        "resampling": _("Making the warped volume"),
+        "checking": _("Checking the result"),
+        "showing": _("Showing the result"),
+    }.get(name, name)
+
+
+def verdict(color: str) -> str:
+    """The quality check in a word."""
+    return {"green": _("GREEN"), "amber": _("AMBER"), "red": _("RED")}[color]
+
+
+def problem(error: JointRegSegError) -> str:
+    """What is wrong, and where in the panel the cure is, if it is there."""
+    place = {
+        "align": _("Advanced, Begin: Middle on middle"),
+        "device_name": _("Advanced, Device: Automatic"),
+        "fill": _("Advanced, Replace missing values by 0"),
+        "model": _("Model, Import model…"),
+    }.get(error.option)
+    return _("{problem} ({place})").format(problem=error, place=place) if place else str(error)
