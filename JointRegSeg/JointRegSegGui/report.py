@@ -21,8 +21,8 @@ class ReportPanel:
         self.ui, self._worker, self._tell = ui, worker, tell
         self._folder: str | None = None
         self._request: int | None = None
-        # The result that the computing process still has, and which process that was.
-        self._last: tuple[str, int] | None = None
+        # The result that the computing process still has, which process that was, and the number of the request.
+        self._last: tuple[str, int, int | None] | None = None
         self._there: bool | None = None
 
     @property
@@ -32,11 +32,16 @@ class ReportPanel:
 
     def remember(self, result: SceneResult | None) -> None:
         """A run has ended with this result, or one begins."""
-        self._last = (result.identifier, self._worker.starts) if result is not None else None
+        self._last = (result.identifier, self._worker.starts, result.request) if result is not None else None
 
     def update(self, result: SceneResult | None) -> None:
         """Enable the button if the page of this result can be drawn."""
-        there = self._worker.running and result is not None and self._last == (result.identifier, self._worker.starts)
+        there = (
+            self._worker.running
+            and result is not None
+            and self._last is not None
+            and self._last[:2] == (result.identifier, self._worker.starts)
+        )
         if there is not self._there:
             self._there = there
             self.ui.reportButton.enabled = there
@@ -50,7 +55,8 @@ class ReportPanel:
         """Have the page drawn; it opens when it is there."""
         if self._folder is None:
             self._folder = tempfile.mkdtemp(prefix="jointregseg-report-")
-        self._request = self._worker.submit("report", file=str(Path(self._folder) / "report.html"))
+        file = str(Path(self._folder) / "report.html")
+        self._request = self._worker.submit("report", of=self._last[2] if self._last else None, file=file)
         self._tell(_("Drawing the report …"))
 
     def poll(self) -> None:
@@ -58,6 +64,7 @@ class ReportPanel:
         for event in self._worker.events(self._request) if self.busy else ():
             self._request = None
             if event["event"] == "error":
+                self._last = None  # as when a script registered another pair meanwhile
                 self._tell(event["message"])
             else:
                 self._tell("")

@@ -6,7 +6,7 @@ other side (`client`) made and will remove.
     {"id": 1, "task": "register", "folder": DIR, "fixed": NAME, "moving": NAME, "options": {…}}
         → {"id": 1, "event": "progress", "stage": "affine", "fraction": 0.4}, …
         → {"id": 1, "event": "result", "files": {"warped": NAME, …}, "report": {…}, "labels": [{"value": 1, …}, …]}
-    {"id": 2, "task": "report", "file": PATH}                    report page of the last result
+    {"id": 2, "task": "report", "of": 1, "file": PATH}           report page of request 1, if it was the last
     {"id": 3, "task": "load", "model": NAME}                     have a model ready for the next click
     {"id": 4, "task": "batch", "table": CSV, "folder": DIR, "options": {…}, "overwrite": false, "given_up": {}}
         → "progress" with the case as its stage → {"id": 4, "event": "result", "rows": […], "summary": PATH}
@@ -108,6 +108,7 @@ class _Server:
 
         self.device = device.available()
         self.last: Any = None
+        self.last_request: int | None = None
 
     def tasks(self) -> dict[str, Callable[[Request, Send], dict[str, Any]]]:
         return {"register": self.register, "report": self.report, "load": self.load, "batch": self.batch}
@@ -142,7 +143,7 @@ class _Server:
             names[INVERSE] = f"{INVERSE}.nrrd"
             inverse = displacement_on(result.inverse_transform, field_lattice(grid_of(result.moving)))
             sitk.WriteImage(inverse, str(folder / names[INVERSE]), useCompression=False)
-        self.last = result
+        self.last, self.last_request = result, request["id"]
         model = request.get("options", {}).get("model", models.GENERIC)
         labels = [] if model == models.GENERIC else models.find(model).manifest["labels"]
         return {"files": names, "report": result.report, "labels": labels}
@@ -153,6 +154,8 @@ class _Server:
 
         if self.last is None:
             raise JointRegSegError("there is no result yet; register two volumes first")
+        if request["of"] != self.last_request:
+            raise JointRegSegError("another pair was registered since, and only the last can be drawn; register again")
         write_html(self.last, Path(request["file"]))
         return {"file": request["file"]}
 

@@ -86,8 +86,10 @@ def test_a_pair_is_the_same_as_in_this_process(worker, folder, pair):
     assert {"refining", "checking"} <= {stage for stage, _ in stages}
     assert all(0 <= fraction <= 1 for _, fraction in stages)
     page = folder / "report.html"
-    assert worker.wait(worker.submit("report", file=str(page)), timeout=PATIENCE)["file"] == str(page)
+    assert worker.wait(worker.submit("report", of=event["id"], file=str(page)), timeout=PATIENCE)["file"] == str(page)
     assert "research use only" in page.read_text(encoding="utf-8")
+    with pytest.raises(WorkerError, match="another pair was registered since"):  # whose pictures these would not be
+        worker.wait(worker.submit("report", of=event["id"] - 1, file=str(page)), timeout=PATIENCE)
 
 
 def test_labels_and_points_travel_too(worker, folder):
@@ -113,7 +115,7 @@ def test_errors_come_back_as_what_they_are_and_the_next_request_works(worker, fo
     with pytest.raises(WorkerError, match="unknown task 'dance'"):
         worker.wait(worker.submit("dance"), timeout=PATIENCE)
     with pytest.raises(WorkerError, match="there is no result yet"):
-        worker.wait(worker.submit("report", file=str(folder / "r.html")), timeout=PATIENCE)
+        worker.wait(worker.submit("report", of=None, file=str(folder / "r.html")), timeout=PATIENCE)
     with pytest.raises(WorkerError, match="TypeError") as caught:  # a defect in the request
         worker.wait(ask(worker, folder, smooth=3), timeout=PATIENCE)
     assert "Traceback" in caught.value.details

@@ -665,11 +665,14 @@ def test_a_run_goes_on_while_another_module_is_open(scene, panel, click, wait):
 
 
 def test_a_script_runs_beside_the_panel(panel, pair, click, wait):
-    """A script gets the panel's own logic; both come to their results, and the report is still to be had."""
+    """A script gets the panel's own logic; both come to their results, and no report shows the other one's."""
     click(panel.ui.applyButton)
     result = panel.logic.registerAndSegment(*pair, working_size=32)
     wait(lambda: not running(panel), 60)
     assert panel.show.result.nodes["warped"] is not result.nodes["warped"]
+    click(panel.ui.reportButton)
+    wait(lambda: "another pair was registered since" in panel.ui.statusLabel.text, 60)
+    wait(lambda: not panel.ui.reportButton.enabled)
 
 
 def test_missing_packages_are_offered(panel, click, monkeypatch):

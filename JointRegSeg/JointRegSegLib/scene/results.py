@@ -56,12 +56,15 @@ class SceneResult:
         As in ``report.json``; empty where a user removed its node from a scene that was saved.
     identifier : str
         By which `find` finds it.
+    request : int or None
+        Of the worker, as long as that is the one that computed it.
     """
 
     nodes: dict[str, Any] = field(default_factory=dict)
     folder: int = 0
     report: dict[str, Any] = field(default_factory=dict)
     identifier: str = field(default_factory=lambda: uuid.uuid4().hex)
+    request: int | None = None
 
     @property
     def verdict(self) -> str:

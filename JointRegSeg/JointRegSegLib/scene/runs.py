@@ -258,6 +258,7 @@ class Run:
     def _put(self, event: Event) -> results.SceneResult:
         """Into the scene, with what Slicer makes of the transform node beside what was computed."""
         result = results.put(self._scene, self._folder, event, self._fixed, self._moving, self._agreement)
+        result.request = self._number
         report, moving, transform = result.report, self._images["moving"], result.nodes["transform"]
         report["slicer_difference"] = check.transform_difference(moving, result.nodes["warped"], transform)
         report["uncovered_share"] = check.uncovered_share(self._images["fixed"], moving, transform)
