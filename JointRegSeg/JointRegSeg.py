@@ -2,11 +2,12 @@
 
 import html
 import time
+import unittest
 
 import slicer
 import vtk
 from JointRegSegGui import words
-from JointRegSegGui.parameters import JointRegSegParameterNode
+from JointRegSegGui.parameters import JointRegSegParameterNode, forget_unknown
 from JointRegSegLib.errors import Canceled, JointRegSegError
 from JointRegSegLib.samples import samples
 from JointRegSegLib.scene import requirements, results, sample
@@ -61,6 +62,7 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         VTKObservationMixin.__init__(self)  # needed for parameter node observation
         self.logic = None
         self._parameterNode = None
+        self._bound = None  # the parameters that widgets are connected to, also while another module is open
         self._parameterNodeGuiTag = None
         self._run = None
         self._shown = None  # identifier of the result
@@ -115,6 +117,7 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.cancel()
         self.timer.stop()
         self.setParameterNode(None)
+        self._bind(None)
         self.removeObservers()
         self.logic.close()
         self.report.close()
@@ -138,6 +141,7 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         else:
             self.tell("")  # it is about what was in the scene
         self.setParameterNode(None)
+        self._bind(None)
 
     def onSceneEndClose(self, caller: object, event: object) -> None:
         """Called just after the scene is closed."""
@@ -171,19 +175,28 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def setParameterNode(self, inputParameterNode: JointRegSegParameterNode | None) -> None:
         """Observe another parameter node, or none."""
         if self._parameterNode is not None:
-            self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
             self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersChanged)
         self._parameterNode = inputParameterNode
         if self._parameterNode is None:
             self.show.attach(None, None)
             return
-        # As connectGui does, which returns no tag to disconnect by: stale connections would reset what is chosen.
-        bound = {w.property("SlicerParameterName"): w for w in vars(self.ui).values()}
-        bound.pop(None, None)
-        self._parameterNodeGuiTag = self._parameterNode.connectParametersToGui(bound)
+        self._bind(self._parameterNode)
         self.addObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersChanged)
         self.showResult(results.find(slicer.mrmlScene, self._parameterNode.result))
         self.onParametersChanged()
+
+    def _bind(self, parameters: JointRegSegParameterNode | None) -> None:
+        """Connect widgets to these parameters, once: each connection observes the node for as long as it lives."""
+        if parameters is self._bound:
+            return
+        if self._bound is not None:
+            self._bound.disconnectGui(self._parameterNodeGuiTag)
+        self._bound = parameters
+        if parameters is not None:
+            # As connectGui does, which returns no tag to disconnect by: stale connections would reset what is chosen.
+            named = {w.property("SlicerParameterName"): w for w in vars(self.ui).values()}
+            named.pop(None, None)
+            self._parameterNodeGuiTag = parameters.connectParametersToGui(named)
 
     def onParametersChanged(self, caller: object = None, event: object = None) -> None:
         """Bring the panel into step with what was chosen."""
@@ -351,9 +364,15 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 class JointRegSegLogic(Registrar, ScriptedLoadableModuleLogic):
     """Everything that a script can do: see `Registrar` for registerAndSegment, registerSequence and registerBatch."""
 
+    _parameters = None
+
     def getParameterNode(self) -> JointRegSegParameterNode:
-        """The scene's parameters, with their types."""
-        return JointRegSegParameterNode(super().getParameterNode())
+        """The scene's parameters, with their types; the same object as long as the node is the same."""
+        node = super().getParameterNode()
+        forget_unknown(node)
+        if self._parameters is None or self._parameters.parameterNode is not node:
+            self._parameters = JointRegSegParameterNode(node)
+        return self._parameters
 
     def loadSample(self) -> dict[str, slicer.vtkMRMLNode]:
         """Load the sample pair that ships with the extension: nodes by role, see `sample.load`.
@@ -378,8 +397,11 @@ class JointRegSegTest(ScriptedLoadableModuleTest):
     def runTest(self) -> None:
         """All of it."""
         for test in (self.test_register, self.test_cancel, self.test_panel):
-            self.setUp()
-            test()
+            try:
+                self.setUp()
+                test()
+            except unittest.SkipTest as reason:  # which *Reload and Test* would show as a failure
+                self.delayDisplay(f"Skipped: {reason}")
 
     def test_register(self) -> None:
         """The sample pair: a result that is green, and that Slicer's own transform pipeline reproduces."""

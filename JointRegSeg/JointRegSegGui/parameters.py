@@ -1,7 +1,7 @@
 """What a user chooses, as it is kept in the scene."""
 
 import enum
-from typing import Annotated, Union
+from typing import Annotated, Union, get_args, get_type_hints
 
 from JointRegSegLib import catalog
 from slicer import (
@@ -14,6 +14,7 @@ from slicer import (
     vtkMRMLMarkupsROINode,
     vtkMRMLModelNode,
     vtkMRMLScalarVolumeNode,
+    vtkMRMLScriptedModuleNode,
     vtkMRMLSegmentationNode,
 )
 from slicer.i18n import tr as _
@@ -165,3 +166,21 @@ class JointRegSegParameterNode:
             "agreement": self.wantAgreement,
         }
         return [name for name, on in wanted.items() if on]
+
+
+def forget_unknown(node: vtkMRMLScriptedModuleNode) -> None:
+    """Take values out of a parameter node that this version does not know, as another version may have saved them.
+
+    A choice by a name that does not exist and a number that is none or out of range become defaults again.
+    """
+    for name, hint in get_type_hints(JointRegSegParameterNode, include_extras=True).items():
+        kind, *rules = get_args(Annotated[hint, None])[:-1]
+        if kind not in (int, float) and not (isinstance(kind, type) and issubclass(kind, enum.Enum)):
+            continue
+        text = node.GetParameter(name)
+        try:
+            value = kind(text) if kind in (int, float) else kind[text]
+            for rule in rules:
+                rule.validate(value)
+        except (KeyError, ValueError):
+            node.UnsetParameter(name)

@@ -14,19 +14,23 @@ class Augmentation:
     """Ranges; lengths in voxels, angles in degrees.
 
     ``rotation``, ``translation``, ``zoom`` and ``flips`` (probability along D, H, W) are the same for both images of a
-    pair, as in Estienne et al. 2020; ``own_rotation``, ``own_translation`` and ``elastic`` differ, so that there are
-    more shapes than subjects. W is right and left, which both occur; a flip of H helps with files that have lost
-    their orientation. ``planar`` keeps all motion within slices (H, W), for voxels much thicker than wide.
+    pair, as in Estienne et al. 2020; ``own_rotation``, ``own_translation``, ``own_stretch`` (of each axis by itself)
+    and ``elastic`` differ, so that there are more shapes than subjects; ``stretch`` is for both. W is right and left,
+    which both occur; a flip of H helps with files that have lost their orientation. ``planar`` keeps all motion but
+    ``stretch`` within slices (H, W), for voxels much thicker than wide.
     """
 
     rotation: float = 15
     translation: float = 4
     zoom: float = 0.15
+    stretch: float = 0.0
     flips: tuple[float, float, float] = (0.0, 0.25, 0.5)
     own_rotation: float = 5
     own_translation: float = 2
+    own_stretch: float = 0.0
     elastic: float = 1.5
     contrast: float = 0.15
+    gamma: float = 0.0
     bias: float = 0.2
     noise: float = 0.1
     planar: bool = False
@@ -48,7 +52,9 @@ class Augmentation:
         along = torch.tensor([0.0 if self.planar else 1.0, 1.0, 1.0], device=device)
         if self.planar:
             angles[:, 1:] = 0
-        scale = torch.exp(self.zoom * paired(1) * along)[:, :, None]
+        scale = torch.exp(
+            along * (self.zoom * paired(1) + self.own_stretch * uniform(count, 3)) + self.stretch * paired(3)
+        )[:, :, None]
         skew = torch.zeros(count, 3, 3, device=device)
         for axis, (a, b) in enumerate(((1, 2), (2, 0), (0, 1))):
             skew[:, a, b], skew[:, b, a] = -angles[:, axis], angles[:, axis]
@@ -67,6 +73,10 @@ class Augmentation:
         both = sample(torch.cat([images, labels], 1), coordinates)
         images, labels = both.split([images.shape[1], labels.shape[1]], 1)
 
+        if self.gamma:
+            low, high = (f(images, (1, 2, 3, 4), keepdim=True) for f in (torch.amin, torch.amax))
+            span = (high - low).clamp_min(1e-6)
+            images = low + span * ((images - low) / span) ** torch.exp(self.gamma * uniform(count, 1, 1, 1, 1))
         coarse = [4] * 3
         log_gain = fields.resize(torch.randn(count, 1, *coarse, generator=generator).to(device), shape, rescale=False)
         images = images * torch.exp(self.contrast * uniform(count, 1, 1, 1, 1)) + self.bias * log_gain

@@ -17,8 +17,12 @@ pytest.importorskip("slicer", reason="slicer-core is not installed")
 pytest.importorskip("PySide6.QtWidgets", reason="PySide6 or a library that it needs is missing", exc_type=ImportError)
 
 import standin  # noqa: E402
+from panels import KNOWN, running  # noqa: E402
+from samples import fixed_grid, moving_grid, thing, volume  # noqa: E402
 
 MODULE = TESTING.parent / "JointRegSeg" / "JointRegSeg.py"
+#: Steps of refinement: long enough that it is still running whenever a test wants to stop it.
+ENDLESS = 500
 
 
 @pytest.fixture
@@ -82,3 +86,44 @@ def wait(desktop: ModuleType) -> Callable:
             time.sleep(0.002)
 
     return until
+
+
+@pytest.fixture
+def pair(scene: Any) -> list[Any]:
+    """Fixed and moving volume in the scene."""
+    from JointRegSegLib.scene import volumes
+
+    nodes = []
+    for name, image in (("F", volume(thing(), fixed_grid())), ("M", volume(thing(), moving_grid(), KNOWN))):
+        node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+        volumes.fill(node, image)
+        node.CreateDefaultDisplayNodes()
+        nodes.append(node)
+    return nodes
+
+
+@pytest.fixture
+def panel(pair: list[Any], widget: Any) -> Any:
+    """The panel with a pair chosen, and small settings."""
+    widget._parameterNode.workingSize = 32
+    return widget
+
+
+@pytest.fixture
+def endless(panel: Any) -> Any:
+    """Settings with which a run takes far longer than the test."""
+    panel._parameterNode.workingSize = 256
+    panel._parameterNode.refine = True
+    panel._parameterNode.refineSteps = ENDLESS
+    return panel
+
+
+@pytest.fixture
+def run(panel: Any, click: Callable, wait: Callable) -> Callable:
+    """Click and wait for the result."""
+
+    def go() -> None:
+        click(panel.ui.applyButton)
+        wait(lambda: not running(panel), 120)
+
+    return go
