@@ -34,8 +34,12 @@ def describe(image: torch.Tensor, grid: Grid, preprocessing: Preprocessing) -> d
     }
 
 
-def describe_segmentation(probabilities: torch.Tensor, voxel_volume: float) -> dict[str, Any]:
-    """Volume in mm³ of each label in (1, K, D, H, W) memberships with the background, and their mean where found."""
+def describe_segmentation(probabilities: torch.Tensor, lattice: Grid, image: Grid, unit: str) -> dict[str, Any]:
+    """Volume of each label in (1, K, D, H, W) memberships with the background, and their mean where found.
+
+    The memberships lie on ``lattice``; volumes are in mm³ or, where the model counts voxels, in voxels of ``image``.
+    """
+    voxel_volume = lattice.voxel_volume / (1.0 if unit == "mm" else image.voxel_volume)
     found = probabilities.argmax(1)
     volumes = [float((found == k).sum()) * voxel_volume for k in range(1, probabilities.shape[1])]
     inside = found > 0

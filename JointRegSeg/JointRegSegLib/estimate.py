@@ -76,17 +76,15 @@ def by_model(
         preprocessing = replace(preprocessing, alignment=align)
     network = load(bundle)
     tell(progress, "network", 0.0)
-    lattice = preprocessing.lattice(fixed.grid, center=preprocessing.middle(fixed.values, fixed.grid))
-    partner = lattice
-    if preprocessing.alignment != "world":
-        middle = preprocessing.middle(moving.values, moving.grid)
-        partner = preprocessing.lattice(moving.grid, axes=fixed.grid, center=middle)
     require_overlap(fixed.grid, moving.grid, preprocessing.alignment)
+    inputs = {}
+    inputs["fixed"], lattice = preprocessing.seen(fixed.values, fixed.grid)
+    if preprocessing.alignment == "world":
+        partner = lattice
+        inputs["moving"] = preprocessing.apply(moving.values, moving.grid, partner)
+    else:
+        inputs["moving"], partner = preprocessing.seen(moving.values, moving.grid, axes=fixed.grid)
     initial = partner.array_affine @ np.linalg.inv(lattice.array_affine)
-    inputs = {
-        "fixed": preprocessing.apply(fixed.values, fixed.grid, lattice),
-        "moving": preprocessing.apply(moving.values, moving.grid, partner),
-    }
     with torch.inference_mode():
         answer = network.to(device)(inputs["moving"].to(device), inputs["fixed"].to(device))
         disagreement = None
@@ -147,8 +145,7 @@ def _domain_warnings(bundle: Bundle, volumes: dict[str, Volume], estimate: Estim
         probabilities = getattr(estimate, f"{name}_probabilities")
         if probabilities is not None:
             lattice = estimate.fixed_grid if name == "fixed" else estimate.moving_grid
-            own = 1.0 if unit == "mm" else volume.grid.voxel_volume
-            seen |= domain.describe_segmentation(probabilities, lattice.voxel_volume / own)
+            seen |= domain.describe_segmentation(probabilities, lattice, volume.grid, unit)
         out += domain.warnings(f"{name} image", seen, bundle.manifest["domain"], names, unit)
     return out
 

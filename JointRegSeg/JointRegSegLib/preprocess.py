@@ -67,7 +67,7 @@ class Preprocessing:
         total = weight.sum().clamp_min(1e-12)
         axes = zip(weight.shape, ((1, 2), (0, 2), (0, 1)), strict=True)
         place = [float((weight.sum(others) * torch.arange(n)).sum() / total) for n, others in axes]
-        return grid.array_affine[:3, :3] @ np.array(place) + grid.origin
+        return grid.to_world(place[::-1])
 
     def lattice(self, image: Grid, axes: Grid | None = None, center: np.ndarray | None = None) -> Grid:
         """Working lattice on the middle of ``image`` or on ``center``, along its own axes or those of ``axes``.
@@ -81,6 +81,13 @@ class Preprocessing:
         if self.unit == "voxels":
             spacing = oriented.spacing * np.where(np.array(oriented.size) > self.size, spacing, 1)
         return Grid.centered(place, self.size, spacing, direction).snapped(oriented)
+
+    def seen(
+        self, image: torch.Tensor, source: Grid, axes: Grid | None = None, center: np.ndarray | None = None
+    ) -> tuple[torch.Tensor, Grid]:
+        """What a network sees of an image by itself, and on which lattice: `apply` on the `lattice` on its `middle`."""
+        target = self.lattice(source, axes, self.middle(image, source) if center is None else center)
+        return self.apply(image, source, target), target
 
     def apply(self, image: torch.Tensor, source: Grid, target: Grid) -> torch.Tensor:
         """(1, 1, D, H, W) image on ``source`` → (1, C, d, h, w) input of a network on ``target``.

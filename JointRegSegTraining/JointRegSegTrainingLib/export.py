@@ -88,9 +88,8 @@ def describe_domain(network: RegistrationNetwork, plan: Plan, rows: Sequence[Row
         scores = class_scores(network, subject.image)
         entry = domain.describe(image, grid, plan.preprocessing)
         if scores is not None:
-            lattice = plan.preprocessing.lattice(grid)
-            own = 1.0 if plan.preprocessing.unit == "mm" else grid.voxel_volume
-            entry |= domain.describe_segmentation(scores.softmax(1), lattice.voxel_volume / own)
+            lattice, unit = plan.preprocessing.lattice(grid), plan.preprocessing.unit
+            entry |= domain.describe_segmentation(scores.softmax(1), lattice, grid, unit)
         seen.append(entry)
 
     def ranges(rows: list[list[float]]) -> list[list[float]]:

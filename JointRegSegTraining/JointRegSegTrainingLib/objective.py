@@ -8,6 +8,7 @@ from dataclasses import asdict
 import torch
 import torch.nn.functional as F
 from JointRegSegLib import fields, losses
+from JointRegSegLib.errors import InputError
 from JointRegSegLib.networks import Prediction
 
 from .plan import Weights
@@ -27,7 +28,7 @@ def completed(labels: torch.Tensor, known: torch.Tensor, prediction: Prediction)
     """
     scores = (prediction.moving_segmentation, prediction.fixed_segmentation)
     if any(s is None for s in scores):
-        raise ValueError("a network that does not segment both images cannot complete labels")
+        raise InputError("'complete' needs a network that segments both images; leave it out")
     open_ = torch.cat([torch.ones_like(known[:, :1]), ~known], 1)[:, :, None, None, None]
     guess = torch.cat(scores).float().softmax(1) * open_
     drawn = labels * ~open_
@@ -91,12 +92,14 @@ def objective(
         if "overlap" in used:
             carried = fields.warp(moving_labels, total)
             out["overlap"] += share * losses.dice(carried[:, 1:], target[:, 1:], known=counted[:count])
-        if level.gradients is not None:
+        if "gradient" in used and level.gradients is not None:
             out["gradient"] += share * losses.gradient_deviation(level.gradients)
-        if level.affine is not None:
+        if "affine" in used and level.affine is not None:
             out["affine"] += share * losses.affine_deviation(level.affine, u.shape[2:])
-        out["folding"] += share * losses.folding(u)
-        out["smoothness"] += share * losses.diffusion(u)
+        if "folding" in used:
+            out["folding"] += share * losses.folding(u)
+        if "smoothness" in used:
+            out["smoothness"] += share * losses.diffusion(u)
         if "bending" in used:
             out["bending"] += share * losses.bending(u)
         if count > n and "inverse" in used:

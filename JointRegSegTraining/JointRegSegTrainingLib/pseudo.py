@@ -81,9 +81,8 @@ def segment(network: RegistrationNetwork, bundle: models.Bundle, image: sitk.Ima
         If the network does not segment.
     """
     values, grid = files.to_tensor(image)
-    preprocessing = bundle.preprocessing
-    lattice = preprocessing.lattice(grid, center=preprocessing.middle(values, grid))
-    scores = class_scores(network, preprocessing.apply(values, grid, lattice).to(device))
+    seen, lattice = bundle.preprocessing.seen(values, grid)
+    scores = class_scores(network, seen.to(device))
     if scores is None:
         raise InputError(f"model '{bundle.name}' does not segment; choose one that does")
     return segmentation_on(scores.softmax(1).float().cpu(), lattice, image, bundle.label_values)

@@ -60,21 +60,13 @@ def _load(row: Row, plan: Plan) -> tuple[Subject, str]:
     image = files.read_image(row.image)
     values, source = files.to_tensor(image)
     labels, known = torch.zeros_like(values), torch.zeros(len(plan.labels), dtype=torch.bool)
-    middle = plan.preprocessing.middle(values, source)
     if row.labels is not None:
         drawn = files.to_tensor(files.read_labels(row.labels, image, row.image.name))[0]
         labels = relabeled(drawn, plan, row.labels)
         known = _annotated(row, plan)
-        if plan.center == "labels":
-            middle = _middle(labels, source)
-    lattice = plan.preprocessing.lattice(source, center=middle)
-    subject = Subject(
-        row.name,
-        row.subject,
-        plan.preprocessing.apply(values, source, lattice),
-        resample(labels, source, lattice, mode="nearest", fill=0),
-        known,
-    )
+    seen, lattice = plan.preprocessing.seen(values, source, center=middle_of(plan, values, labels, source))
+    carried = resample(labels, source, lattice, mode="nearest", fill=0)
+    subject = Subject(row.name, row.subject, seen, carried, known)
     return subject, sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
 
 
@@ -113,11 +105,15 @@ def _annotated(row: Row, plan: Plan) -> torch.Tensor:
     return torch.tensor([name in row.annotated for name in names])
 
 
-def _middle(labels: torch.Tensor, grid: Grid) -> np.ndarray:
-    """World point in the middle of the box around what is labeled."""
+def middle_of(plan: Plan, image: torch.Tensor, labels: torch.Tensor, grid: Grid) -> np.ndarray:
+    """World point (3,) on which the plan centers a (1, 1, D, H, W) image with its labels, in LPS mm.
+
+    With ``center: labels`` it is the middle of the box around what is labeled, if anything is.
+    """
     place = labels[0, 0].nonzero()
-    middle = (place.amin(0) + place.amax(0)).double().numpy() / 2
-    return grid.array_affine[:3, :3] @ middle + grid.origin
+    if plan.center == "labels" and len(place):
+        return grid.to_world((place.amin(0) + place.amax(0)).flip(0).numpy() / 2)
+    return plan.preprocessing.middle(image, grid)
 
 
 def pairs_of(subjects: Sequence[Subject], count: int) -> list[tuple[str, str]]:

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import SimpleITK as sitk
-import torch
 from JointRegSegLib import files
 from JointRegSegLib.deformation import scalar_image
 from JointRegSegLib.geometry import Grid, resample
 from JointRegSegTrainingLib import plan
-from JointRegSegTrainingLib.subjects import relabeled
-
-Middle = Callable[[torch.Tensor, torch.Tensor, Grid], np.ndarray]
+from JointRegSegTrainingLib.subjects import middle_of, relabeled
 
 
 @dataclass(frozen=True)
@@ -30,11 +26,9 @@ class Cohort:
     models : tuple of str
         Bundles to measure, the best one first; its ``held_out`` names the people.
     configuration : str
-        Whose labels count.
+        Whose labels count, and on whose middle a volume is centered.
     size, step : tuple of int
         Voxels of the prepared volumes along i, j, k, and how many voxels of the original lie between them.
-    middle : callable
-        (image, labels, grid) → world point on which a volume is centered.
     """
 
     folder: str
@@ -42,7 +36,6 @@ class Cohort:
     configuration: str
     size: tuple[int, int, int]
     step: tuple[int, int, int]
-    middle: Middle
 
     @property
     def plan(self) -> plan.Plan:
@@ -56,26 +49,10 @@ class Cohort:
         return self.plan.values
 
 
-def _of_image(image: torch.Tensor, labels: torch.Tensor, grid: Grid) -> np.ndarray:
-    return grid.center
-
-
-def _of_mass(image: torch.Tensor, labels: torch.Tensor, grid: Grid) -> np.ndarray:
-    inside = (image[0, 0] > image.min()).nonzero().double().mean(0).numpy()
-    return grid.array_affine[:3, :3] @ inside + grid.origin
-
-
-def _of_labels(image: torch.Tensor, labels: torch.Tensor, grid: Grid) -> np.ndarray:
-    place = (labels[0, 0] > 0).nonzero()
-    return grid.array_affine[:3, :3] @ ((place.amin(0) + place.amax(0)).double().numpy() / 2) + grid.origin
-
-
 COHORTS = {
-    "hippocampus": Cohort(
-        "hippocampus", ("symmetric-hippocampus",), "symmetric-hippocampus", (64, 64, 64), (1, 1, 1), _of_image
-    ),
-    "brain": Cohort("brain", ("uresnet-brain",), "uresnet-brain", (160, 208, 176), (1, 1, 1), _of_mass),
-    "heart": Cohort("cardiac", ("svfnet-heart",), "svfnet-heart", (64, 64, 16), (2, 2, 1), _of_labels),
+    "hippocampus": Cohort("hippocampus", ("symmetric-hippocampus",), "symmetric-hippocampus", (64, 64, 64), (1, 1, 1)),
+    "brain": Cohort("brain", ("uresnet-brain",), "uresnet-brain", (160, 208, 176), (1, 1, 1)),
+    "heart": Cohort("cardiac", ("svfnet-heart",), "svfnet-heart", (64, 64, 16), (2, 2, 1)),
 }
 
 
@@ -87,7 +64,9 @@ def prepare(cohort: Cohort, source: Path, folder: Path, pairs: Sequence[tuple[st
         drawn, _ = files.to_tensor(files.read_image(source / "labels" / f"{name}.nii.gz", labels=True))
         labels = relabeled(drawn, known, source / "labels" / name)
         spacing = grid.spacing * cohort.step
-        target = Grid.centered(cohort.middle(image, labels, grid), cohort.size, spacing, grid.direction).snapped(grid)
+        target = Grid.centered(middle_of(known, image, labels, grid), cohort.size, spacing, grid.direction).snapped(
+            grid
+        )
         for kind, values, mode in (("images", image, "linear"), ("labels", labels, "nearest")):
             (made / kind).mkdir(parents=True, exist_ok=True)
             # Everybody's first voxel, and so the middle too, lies at the same point, as in the challenges.

@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 import pytest
 import torch
+from JointRegSegLib.errors import InputError
 from JointRegSegLib.networks import Level, Prediction
 from JointRegSegTrainingLib.objective import completed, memberships, objective
 from JointRegSegTrainingLib.plan import Weights
@@ -51,7 +52,7 @@ def test_what_is_drawn_stays_and_the_rest_is_shared_out():
 
 
 def test_labels_cannot_be_completed_without_segmentations():
-    with pytest.raises(ValueError, match="does not segment both"):
+    with pytest.raises(InputError, match="segments both"):
         completed(torch.ones(2, 2, 4, 4, 4), torch.ones(2, 1, dtype=torch.bool), still())
 
 
