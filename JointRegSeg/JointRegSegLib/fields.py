@@ -116,26 +116,26 @@ def round_trip(forward: torch.Tensor, backward: torch.Tensor, grid: Grid | None 
 
 def jacobian_matrix(displacement: torch.Tensor) -> torch.Tensor:
     """∂(x + u)/∂x, (N, 3, 3, D, H, W): component c along axis a; central differences, one-sided at borders."""
-    rows = []
-    for axis in range(3):
-        if displacement.shape[2 + axis] > 1:
-            rows.append(torch.gradient(displacement, dim=2 + axis)[0])
-        else:
-            rows.append(torch.zeros_like(displacement))
-    out = torch.stack(rows, 2)
-    eye = torch.eye(3, dtype=out.dtype, device=out.device).view(1, 3, 3, 1, 1, 1)
-    return out + eye
+    return torch.stack([torch.stack(row, 1) for row in _jacobian(displacement)], 1)
 
 
 def jacobian_determinant(displacement: torch.Tensor) -> torch.Tensor:
     """Local volume ratio (N, 1, D, H, W): 1 keeps volume, above 1 the moving tissue is larger, 0 or less is a fold."""
-    m = jacobian_matrix(displacement)
-    det = (
-        m[:, 0, 0] * (m[:, 1, 1] * m[:, 2, 2] - m[:, 1, 2] * m[:, 2, 1])
-        - m[:, 0, 1] * (m[:, 1, 0] * m[:, 2, 2] - m[:, 1, 2] * m[:, 2, 0])
-        + m[:, 0, 2] * (m[:, 1, 0] * m[:, 2, 1] - m[:, 1, 1] * m[:, 2, 0])
-    )
-    return det[:, None]
+    (a, b, c), (d, e, f), (g, h, i) = _jacobian(displacement)
+    return (a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g))[:, None]
+
+
+def _jacobian(displacement: torch.Tensor) -> list[list[torch.Tensor]]:
+    """Entries (N, D, H, W) of `jacobian_matrix`, row by row; apart, since gradients of slices would fill it whole."""
+    entries: list[list[torch.Tensor]] = [[], [], []]
+    for axis in range(3):
+        if displacement.shape[2 + axis] > 1:
+            along = torch.gradient(displacement, dim=2 + axis)[0]
+        else:
+            along = torch.zeros_like(displacement)
+        for component, entry in enumerate(along.unbind(1)):
+            entries[component].append(entry + 1 if component == axis else entry)
+    return entries
 
 
 def log_jacobian(displacement: torch.Tensor, floor: float = 1e-9) -> torch.Tensor:

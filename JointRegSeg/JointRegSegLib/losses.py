@@ -107,9 +107,9 @@ def dice(
         The denominator: sums of squares (Milletari et al. 2016), or of the memberships themselves (Xu and Niethammer
         2019, equation 3, which as printed lacks the factor 2 that makes equal masks perfect).
     """
-    axes = (2, 3, 4)
-    sizes = [(x.square() if squared else x).sum(axes) for x in (a, b)]
-    missed = 1 - (2 * (a * b).sum(axes) + eps) / (sum(sizes) + eps)
+    a, b = a.flatten(2), b.flatten(2)
+    sizes = [torch.linalg.vecdot(x, x) if squared else x.sum(2) for x in (a, b)]
+    missed = 1 - (2 * torch.linalg.vecdot(a, b) + eps) / (sum(sizes) + eps)
     if known is None:
         return missed.mean()
     known = known.to(missed.dtype)

@@ -113,7 +113,8 @@ class Trainer:
         if start is not None:
             own = self.network.state_dict()
             self.network.load_state_dict(own | {k: v for k, v in start.state_dict().items() if fits(own.get(k), v)})
-        self.network.to(self.device)
+        # Convolutions of few channels are several times as fast that way.
+        self.network.to(self.device, memory_format=torch.channels_last_3d)
         self.parts = dict(self.network.named_children())
         for name in (*plan.frozen, *plan.alternate):
             if name not in self.parts:
