@@ -140,3 +140,36 @@ def test_planar_motion_stays_within_slices():
     assert np.abs(shift[:, 1:]).max() > 1 and np.abs(linear[:, 1, 2]).max() > 0.05
     waves = replace(STILL, elastic=2.0, planar=True)(coordinates(2), coordinates(2), seeded(1))[0] - coordinates(2)
     assert waves[:, 0].abs().max() < 1e-3 < 0.5 < waves[:, 1:].abs().max()
+
+
+def test_stretch_is_of_each_axis_and_the_same_for_both():
+    linear, shift = maps(replace(STILL, stretch=0.2), 2)
+    np.testing.assert_allclose(linear[:2], linear[2:], atol=1e-4)
+    np.testing.assert_allclose(shift, 0, atol=1e-3)
+    logs = np.log(np.diagonal(linear, axis1=1, axis2=2))
+    assert np.abs(logs).max() <= 0.2 and np.ptp(logs, axis=1).min() > 0.01
+    np.testing.assert_allclose(linear - linear * np.eye(3), 0, atol=1e-4)
+
+
+def test_own_stretch_differs():
+    linear, _ = maps(replace(STILL, own_stretch=0.2), 2)
+    assert np.abs(linear[:2] - linear[2:]).max() > 0.05
+    np.testing.assert_allclose(linear - linear * np.eye(3), 0, atol=1e-4)
+
+
+def test_only_stretch_leaves_the_slices():
+    planar = replace(Augmentation(), planar=True, flips=(0, 0, 0), elastic=0)
+    linear, shift = maps(replace(planar, own_stretch=0.2), 2)
+    np.testing.assert_allclose(linear[:, 0], [[1, 0, 0]] * 4, atol=1e-4)
+    np.testing.assert_allclose(shift[:, 0], 0, atol=1e-3)
+    assert np.abs(maps(replace(planar, stretch=0.2), 2)[0][:, 0, 0] - 1).min() > 1e-3
+
+
+def test_gamma_keeps_order_and_range(generator):
+    images = torch.randn(4, 1, *SHAPE, generator=generator)
+    out, _ = replace(STILL, gamma=0.5)(images, images, generator)
+    order = images.flatten(1).argsort(1)
+    assert (out.flatten(1).gather(1, order).diff(dim=1) >= -1e-4).all()
+    for end in (torch.amin, torch.amax):
+        torch.testing.assert_close(end(out, (1, 2, 3, 4)), end(images, (1, 2, 3, 4)), rtol=0, atol=1e-4)
+    assert (out - images).abs().mean() > 0.02
