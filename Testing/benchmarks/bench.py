@@ -13,6 +13,7 @@ import os
 import platform
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from JointRegSegLib.batch import run_batch
 from JointRegSegLib.cli import REFINE_STEPS
 from JointRegSegLib.pipeline import register_and_segment
 from JointRegSegTrainingLib.cohort import random_pairs
-from others import demons, seconds_of, syn
+from others import demons, peak, seconds_of, syn
 from scores import Row, score
 
 FIRST = ("", "Dice", "Dice30", "HD95", "fixed", "folded", "SDlogJ", "std", "there and back", "sec")
@@ -60,24 +61,26 @@ def bench(cohort: Cohort, source: Path, folder: Path, count: int, with_ants: boo
     print(f"{said}\n")
     for titles in (FIRST, SECOND):
         print("".join(f"{t:>{w}}" if w > 0 else f"{t:<{-w}}" for t, w in zip(titles, WIDTHS, strict=True)))
-    labels, out = cohort.labels, {}
+    labels, out, memory = cohort.labels, {}, {}
 
     def keep(name: str, rows: list[Row]) -> None:
         out[name] = rows
         show(name, rows)
 
     keep("none", score(table, None, labels))
-    found = demons(table, folder / "demons")
-    keep("SimpleITK demons", score(table, found, labels, seconds_of(found)))
-    if with_ants:
-        found = syn(table, folder / "syn")
-        keep("ANTs SyN", score(table, found, labels, seconds_of(found)))
+    others = {"SimpleITK demons": demons} | ({"ANTs SyN": syn} if with_ants else {})
+    for name, method in others.items():
+        found = folder / method.__name__
+        memory[name] = method(table, found)
+        keep(name, score(table, found, labels, seconds_of(found)))
     runs = {"generic": {"model": "generic"}}
     for model in cohort.models:
         runs |= {model: {"model": model}, f"{model}, --refine": {"model": model, "refine": REFINE_STEPS}}
     for name, options in runs.items():
+        pair = [next(read(table))[key] for key in ("fixed", "moving")]
+        memory[name] = _memory(pair, options)
         # Loading is not part of a pair's time: the first pair of a process would carry it alone.
-        register_and_segment(*(next(read(table))[key] for key in ("fixed", "moving")), options["model"])
+        register_and_segment(*pair, options["model"])
         outcome = run_batch(table, folder / name.replace(", --", "-"), options)
         for row in outcome.failed:
             print(f"{row['case']}: {row['reason']}", file=sys.stderr)
@@ -85,7 +88,15 @@ def bench(cohort: Cohort, source: Path, folder: Path, count: int, with_ants: boo
         segmented = () if name == "generic" else models.find(options["model"]).label_values
         keep(name, score(table, folder / name.replace(", --", "-"), labels, seconds, segmented))
     names = {label.value: label.name for label in cohort.plan.labels}
-    return {"said": said, "machine": platform.machine(), "labels": names, "methods": out}
+    return {"said": said, "machine": platform.machine(), "labels": names, "memory": memory, "methods": out}
+
+
+def _memory(pair: Sequence[str], options: dict) -> float:
+    """Peak in GB of a process that registers one pair, as from a shell."""
+    with tempfile.TemporaryDirectory() as temporary:
+        command = [sys.executable, "-m", "JointRegSegLib.cli", "register", "--fixed", pair[0], "--moving", pair[1]]
+        command += [word for name, value in options.items() for word in (f"--{name}", value)]
+        return peak([*command, "--device", "cpu", "--output", Path(temporary) / "out"])
 
 
 def show(name: str, rows: list[Row]) -> None:

@@ -45,11 +45,13 @@ def chapter(found: dict, folder: Path) -> list[str]:
     """One system: its table, its structures, its plot."""
     system, methods, names = found["system"], found["methods"], found["labels"]
     out = [f"## {system.capitalize()}", "", f"{found['said']}, {found['machine']}.", ""]
-    titles = ["method", "parameters", "Dice30", *(title for title, *_ in COLUMNS)]
+    titles = ["method", "parameters", "memory, GB", "Dice30", *(title for title, *_ in COLUMNS)]
     out += [_line(titles), _line(["---"] * len(titles))]
     for name, rows in methods.items():
         hardest = metrics.hardest_mean([row["dice"] for row in rows], [row["before"] for row in rows])
-        out.append(_line([name, _parameters(name), f"{hardest:.3f}", *(_mean(rows, *c[1:]) for c in COLUMNS)]))
+        memory = f"{found['memory'][name]:.2f}" if name in found["memory"] else ""
+        figures = [_mean(rows, *column[1:]) for column in COLUMNS]
+        out.append(_line([name, _parameters(name), memory, f"{hardest:.3f}", *figures]))
     out += ["", "Dice of each structure:", "", _line(["structure", *methods]), _line(["---"] * (len(methods) + 1))]
     for value, label in names.items():
         out.append(_line([label, *(_mean(rows, f"dice {value}", 3, 1) for rows in methods.values())]))

@@ -6,61 +6,40 @@ import csv
 import os
 import subprocess
 import sys
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
-import SimpleITK as sitk
 import torch
-from cohorts import read
 
-ANTS = Path(__file__).resolve().parents[2] / ".venv-ants"
-
-
-def demons(table: Path, folder: Path) -> Path:
-    """SimpleITK's symmetric-forces demons on three resolutions, after matching histograms."""
-    rows = []
-    for pair in read(table):
-        fixed, moving = (sitk.ReadImage(pair[key], sitk.sitkFloat32) for key in ("fixed", "moving"))
-        began = time.perf_counter()
-        moving = sitk.HistogramMatching(moving, fixed, 256, 7, True)
-        field = None
-        for factor, steps in ((4, 50), (2, 50), (1, 30)):
-            # Thick slices are few: an axis is not shrunk below four voxels.
-            factors = [factor if n // factor >= 4 else 1 for n in fixed.GetSize()]
-            small = [sitk.BinShrink(image, factors) for image in (fixed, moving)]
-            demon = sitk.FastSymmetricForcesDemonsRegistrationFilter()
-            demon.SetNumberOfIterations(steps)
-            demon.SetSmoothDisplacementField(True)
-            demon.SetStandardDeviations(1.5)
-            if field is None:
-                field = demon.Execute(*small)
-            else:
-                field = demon.Execute(*small, sitk.Resample(field, small[0], sitk.Transform(3, sitk.sitkIdentity)))
-        seconds = time.perf_counter() - began
-        out = folder / pair["case"]
-        out.mkdir(parents=True, exist_ok=True)
-        sitk.WriteImage(field, str(out / "displacement.nii.gz"))
-        transform = sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64))
-        labels = sitk.ReadImage(pair["moving_labels"])
-        warped = sitk.Resample(labels, fixed, transform, sitk.sitkNearestNeighbor)
-        sitk.WriteImage(warped, str(out / "warped_labels.nii.gz"))
-        rows.append([pair["case"], f"{seconds:.3f}", out / "displacement.nii.gz"])
-    with (folder / "seconds.csv").open("w", newline="") as stream:
-        csv.writer(stream).writerows([["case", "seconds", "displacement"], *rows])
-    return folder
+HERE = Path(__file__).resolve().parent
+ANTS = HERE.parents[1] / ".venv-ants"
 
 
-def syn(table: Path, folder: Path) -> Path:
-    """ANTs SyN in its own environment, which is made if it is missing."""
+def demons(table: Path, folder: Path) -> float:
+    """SimpleITK's demons; the peak of memory in GB."""
+    return peak([sys.executable, HERE / "sitk_demons.py", table, folder, torch.get_num_threads()])
+
+
+def syn(table: Path, folder: Path) -> float:
+    """ANTs SyN in its own environment, which is made if it is missing; the peak of memory in GB."""
     python = ANTS / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(ANTS)], check=True)
         subprocess.run([str(python), "-m", "pip", "install", "--quiet", "antspyx"], check=True)
-    # ITK starts a thread for every core it sees; the others here may use as many as torch.
-    threads = {"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": str(torch.get_num_threads())}
-    script = Path(__file__).with_name("ants_syn.py")
-    subprocess.run([str(python), str(script), str(table), str(folder)], check=True, env={**os.environ, **threads})
-    return folder
+    return peak([python, HERE / "ants_syn.py", table, folder])
+
+
+def peak(command: Sequence[object]) -> float:
+    """Run a command and tell how much memory it had at most, in GB; raise `CalledProcessError` if it fails."""
+    words = [str(word) for word in command]
+    # ITK and OpenMP start a thread for every core that they see; all here may use as many as torch.
+    count = str(torch.get_num_threads())
+    threads = {"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": count, "OMP_NUM_THREADS": count}
+    process = subprocess.Popen(words, env={**os.environ, **threads}, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise subprocess.CalledProcessError(status, words)
+    return usage.ru_maxrss / 1e6
 
 
 def seconds_of(folder: Path) -> dict[str, float]:
