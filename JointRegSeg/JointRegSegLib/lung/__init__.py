@@ -1,0 +1,1 @@
+"""What the deformation between exhale and inhale says of the lungs. Nothing else of the library imports it."""

@@ -1,0 +1,65 @@
+"""How tissue deforms from exhale to inhale, whichever of the two images is the fixed one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .. import fields
+from ..deformation import Deformation
+from ..errors import InputError
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """The derivative of the map from exhale to inhale, at n voxels of the fixed image.
+
+    Attributes
+    ----------
+    gradient : ndarray
+        (n, 3, 3) F = ∂(inhale point)/∂(exhale point), LPS; its determinant is the ratio of volumes.
+    motion : ndarray
+        (n, 3) way of the tissue from exhale to inhale in LPS mm.
+    """
+
+    gradient: np.ndarray
+    motion: np.ndarray
+
+    @classmethod
+    def of(cls, deformation: Deformation, inside: torch.Tensor, fixed_is_inhale: bool) -> Expansion:
+        """The expansion where ``inside`` holds, (D, H, W) bool on the deformation's lattice.
+
+        Raises
+        ------
+        InputError
+            If nothing is inside, or the map folds there, so that it has no inverse.
+        """
+        if not bool(inside.any()):
+            raise InputError("there is no lung to measure: the mask is empty on the fixed image's lattice")
+        axes = deformation.grid.array_affine[:3, :3]
+        chosen = fields.jacobian_matrix(deformation.displacement)[0][:, :, inside].movedim(2, 0).double().numpy()
+        # Index space to millimeters on both sides, then the affine part, which acts last.
+        gradient = deformation.affine[:3, :3] @ axes @ chosen @ np.linalg.inv(axes)
+        motion = deformation.vectors()[0][:, inside].T.double().numpy()
+        folded = np.linalg.det(gradient) <= 0
+        if folded.any():
+            share = 100 * folded.mean()
+            raise InputError(
+                f"the deformation folds in {share:.2g} % of the lung, where no volume can be told; refine it"
+            )
+        if fixed_is_inhale:
+            return cls(np.linalg.inv(gradient), -motion)
+        return cls(gradient, motion)
+
+    @property
+    def volume_ratio(self) -> np.ndarray:
+        """(n,) J = det F, volume at inhale for volume at exhale."""
+        return np.linalg.det(self.gradient)
+
+    @property
+    def stretches(self) -> np.ndarray:
+        """(n, 3) principal stretches λ₁ ≥ λ₂ ≥ λ₃: roots of the eigenvalues of FᵀF."""
+        squares = np.linalg.eigvalsh(np.swapaxes(self.gradient, 1, 2) @ self.gradient)
+        return np.sqrt(squares.clip(0))[:, ::-1]
