@@ -113,13 +113,13 @@ def test_densities_tell_the_volume_when_mass_is_kept(rng):
     tissue = rng.uniform(0.1, 0.4, 500)
     ratio = rng.uniform(1.1, 1.8, 500)
     exhale, inhale = 1000 * (tissue - 1), 1000 * (tissue / ratio - 1)
-    assert measures.mass_factor(inhale, exhale, ratio) == pytest.approx(1)
+    assert measures.mass_factor(inhale, exhale, ratio, np.ones(500)) == pytest.approx(1)
     np.testing.assert_allclose(measures.intensity_ventilation(inhale, exhale), ratio - 1)
     air = (1 - tissue / ratio) * ratio / (1 - tissue)
     np.testing.assert_allclose(measures.specific_air_change(inhale, exhale, ratio), air - 1)
     # More blood at inhale: densities alone would tell too little, the correction mends it.
     heavier = 1000 * (1.1 * tissue / ratio - 1)
-    mass = measures.mass_factor(heavier, exhale, ratio)
+    mass = measures.mass_factor(heavier, exhale, ratio, rng.uniform(1, 2, 500))
     assert mass == pytest.approx(1 / 1.1)
     np.testing.assert_allclose(measures.intensity_ventilation(heavier, exhale, mass), ratio - 1)
 

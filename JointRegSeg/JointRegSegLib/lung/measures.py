@@ -122,14 +122,14 @@ def air_share(hu: np.ndarray) -> np.ndarray:
     return np.clip(-np.asarray(hu, float) / 1000, 0, 1)
 
 
-def mass_factor(inhale: np.ndarray, exhale: np.ndarray, volume_ratio: np.ndarray) -> float:
+def mass_factor(inhale: np.ndarray, exhale: np.ndarray, volume_ratio: np.ndarray, weights: np.ndarray) -> float:
     """Mass of the lungs at exhale for that at inhale, by which `intensity_ventilation` corrects densities.
 
-    ``inhale``, ``exhale`` are HU of the same tissue, ``volume_ratio`` its J, all (n,), evenly spaced at exhale.
+    All (n,): ``inhale``, ``exhale`` in HU of the same tissue, ``volume_ratio`` its J, ``weights`` its volume at exhale.
     Blood moves in with the breath and scanners differ, so that it is not exactly 1 (Guerrero et al. 2006).
     """
     tissue_in, tissue_ex = ((1 - air_share(hu)) for hu in (inhale, exhale))
-    return float(tissue_ex.sum() / (tissue_in * volume_ratio).sum())
+    return float((weights * tissue_ex).sum() / (weights * tissue_in * volume_ratio).sum())
 
 
 def intensity_ventilation(inhale: np.ndarray, exhale: np.ndarray, mass: float = 1.0) -> np.ndarray:
