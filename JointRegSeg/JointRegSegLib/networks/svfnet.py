@@ -16,6 +16,8 @@ Additions, off in the paper's version (``paper``):
 - *normalized*: instance normalization and leaky ReLU.
 - *symmetric*: the network also runs on the images exchanged, and v = (net(m, f) - net(f, m)) / 2: exchanging the images
   exchanges forward and backward exactly.
+- *passes*: the network looks again, at both images carried half way to each other by what it has found, and adds to it:
+  exp(v / 2) exp(w) exp(v / 2) is exp(v + w) but for terms of third order, and neither image is preferred.
 - *classes*: a second head on the same features segments the first image of the stack, so with *symmetric* both.
 """
 
@@ -64,6 +66,8 @@ class SVFNet(RegistrationNetwork):
         Labels with the background; 0 leaves the segmentation out.
     normalized, symmetric : bool
         See the module's text. Without ``symmetric`` only the moving image is segmented.
+    passes : int
+        How often the network looks, once or more; the first pass segments.
     """
 
     def __init__(
@@ -73,11 +77,14 @@ class SVFNet(RegistrationNetwork):
         classes: int = 4,
         normalized: bool = True,
         symmetric: bool = True,
+        passes: int = 2,
     ) -> None:
         super().__init__()
+        if passes < 1:
+            raise ValueError(f"passes has to be 1 or more, not {passes}")
         if len(channels) <= PLANAR:
             raise ValueError(f"channels needs more than {PLANAR} levels, the planar ones")
-        self.inputs, self.symmetric = inputs, symmetric
+        self.inputs, self.symmetric, self.passes = inputs, symmetric, passes
         self.divisor = 2 ** (len(channels) - 1)
         self.down, self.pool, self.widen, self.up = (nn.ModuleList() for _ in range(4))
         for level, (before, width) in enumerate(itertools.pairwise([2 * inputs, *channels])):
@@ -92,20 +99,28 @@ class SVFNet(RegistrationNetwork):
     @classmethod
     def paper(cls, channels: Sequence[int] = (32, 64, 128, 256), **options: int) -> SVFNet:
         """The published network: no normalization, one order of the images, no segmentation."""
-        return cls(channels, classes=0, normalized=False, symmetric=False, **options)
+        return cls(channels, classes=0, normalized=False, symmetric=False, passes=1, **options)
 
     def forward(self, moving: torch.Tensor, fixed: torch.Tensor) -> Prediction:
         self.check(moving, fixed)
         n = len(moving)
         features = self._features(stacked(moving, fixed, self.symmetric))
-        velocity = self.velocity(features).float()
-        if self.symmetric:
-            velocity = (velocity[:n] - velocity[n:]) / 2
+        velocity = self._velocity(features, n)
+        for _ in range(1, self.passes):
+            half = fields.scale_and_square(torch.cat([velocity, -velocity]) / 2, SQUARINGS)
+            carried = fields.warp(torch.cat([moving, fixed]), half.to(moving.dtype))
+            again = self._features(stacked(carried[:n], carried[n:], self.symmetric))
+            velocity = velocity + self._velocity(again, n)
         velocity = torch.cat([velocity, -velocity])
         displacement = fields.scale_and_square(velocity, SQUARINGS)
         scores = None if self.classifier is None else self.classifier(features).float()
         levels = [Level(displacement, None, velocity=velocity)]
         return Prediction.split(n, displacement, None, scores, levels)
+
+    def _velocity(self, features: torch.Tensor, n: int) -> torch.Tensor:
+        """(N, 3, D, H, W), float32, from the features of N pairs, or of 2 N where images were exchanged, too."""
+        velocity = self.velocity(features).float()
+        return (velocity[:n] - velocity[n:]) / 2 if self.symmetric else velocity
 
     def _features(self, x: torch.Tensor) -> torch.Tensor:
         """(N, 2 inputs, D, H, W) → (N, channels[0], D, H, W)."""

@@ -11,8 +11,10 @@ and an affine map from the registration decoder's features, averaged. Settled he
 - The moving image is read at A φ(x), lattice coordinates with the origin in the middle: the deformation first, then the
   affine map (equation 1).
 
-Two additions, off in the paper's version (``paper``):
+Additions, off in the paper's version (``paper``):
 
+- *velocity*: the deformation is the exponential of a stationary velocity field, means over 2³ voxels of the answer. A
+  sum of spatial gradients carries every error on to the far border, across all the empty space around a brain.
 - *normalized*: instance normalization, which lets so small a network be trained in minutes.
 - *both*: the network runs on the images exchanged, too, which gives the way back and the fixed image's own
   segmentation, where the paper only carries the moving one's over.
@@ -24,6 +26,7 @@ import itertools
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from .. import fields
@@ -77,7 +80,7 @@ class UResNet(RegistrationNetwork):
         Channels of an image.
     classes : int
         Labels with the background; 0 leaves the segmentation decoder out.
-    normalized, both : bool
+    velocity, normalized, both : bool
         See the module's text.
     """
 
@@ -86,13 +89,14 @@ class UResNet(RegistrationNetwork):
         channels: Sequence[int] = (4, 8, 16),
         inputs: int = 1,
         classes: int = 4,
+        velocity: bool = True,
         normalized: bool = True,
         both: bool = True,
     ) -> None:
         super().__init__()
         if len(channels) < 2:
             raise ValueError("channels needs at least two levels")
-        self.inputs, self.both = inputs, both
+        self.inputs, self.velocity, self.both = inputs, velocity, both
         self.divisor = 2 ** (len(channels) - 1)
         self.first = nn.Sequential(*_layers(2 * inputs, channels[0], normalized))
         self.down = nn.ModuleList(
@@ -112,8 +116,8 @@ class UResNet(RegistrationNetwork):
 
     @classmethod
     def paper(cls, channels: Sequence[int] = (4, 8, 16), **options: int) -> UResNet:
-        """The published network: no normalization, one direction, the moving image segmented only."""
-        return cls(channels, normalized=False, both=False, **options)
+        """The published network: spatial gradients, no normalization, one direction, the moving image segmented."""
+        return cls(channels, velocity=False, normalized=False, both=False, **options)
 
     def forward(self, moving: torch.Tensor, fixed: torch.Tensor) -> Prediction:
         self.check(moving, fixed)
@@ -122,8 +126,14 @@ class UResNet(RegistrationNetwork):
         for level in self.down:
             features.append(level(features[-1]))
         found = self.registration(features)
-        gradients = torch.sigmoid(self.deformable(found).float())
-        displacement = fields.integrate_gradients(gradients)
+        answer = self.deformable(found).float()
+        gradients = None
+        if self.velocity:
+            coarse = fields.scale_and_square(F.avg_pool3d(answer, 2))
+            displacement = fields.resize(coarse, moving.shape[2:])
+        else:
+            gradients = torch.sigmoid(answer)
+            displacement = fields.integrate_gradients(gradients)
         affine = self.linear(found, moving.shape[2:])
         scores = None
         if self.segmentation is not None:
