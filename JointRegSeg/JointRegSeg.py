@@ -10,7 +10,7 @@ from JointRegSegGui import words
 from JointRegSegGui.parameters import JointRegSegParameterNode, forget_unknown
 from JointRegSegLib.errors import Canceled, JointRegSegError
 from JointRegSegLib.samples import samples
-from JointRegSegLib.scene import requirements, results, sample
+from JointRegSegLib.scene import layout, requirements, results, runs, sample
 from JointRegSegLib.scene.registrar import Registrar, memory_needed, outside_domain
 from slicer.i18n import tr as _
 from slicer.i18n import translate
@@ -43,12 +43,14 @@ class JointRegSeg(ScriptedLoadableModule):
             "in the reading layout. For research use only."
         )
         self.parent.acknowledgementText = _("After five published systems, which the extension's home page names.")
-        slicer.app.connect("startupCompleted()", registerSampleData)
+        slicer.app.connect("startupCompleted()", announce)
 
 
-def registerSampleData() -> None:
-    """Offer the sample pair in the module Sample Data; the files ship with the extension."""
+def announce() -> None:
+    """Let Slicer know the reading layout, for scenes that were saved in it, and the sample pair that ships."""
     import SampleData
+
+    layout.offer(slicer.mrmlScene)
 
     for found in samples():
         SampleData.SampleDataLogic.registerCustomSampleDataSource(category="JointRegSeg", **found.source())
@@ -127,8 +129,15 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.initializeParameterNode()
         self.models.refresh()
         if not requirements.missing():
-            self.logic.worker.start()  # ready by the time of the click
-            self.timer.start()
+            self._startWorker()
+        self.timer.start()
+
+    def _startWorker(self) -> None:
+        """Have the computing process ready by the time of the next click."""
+        try:
+            self.logic.worker.start()
+        except JointRegSegError as error:
+            self.tell(words.problem(error))
 
     def exit(self) -> None:
         """Called each time the user opens a different module; a run goes on, and the timer as long as it does."""
@@ -140,6 +149,7 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.cancel(_("Canceled: the scene was closed."))
         else:
             self.tell("")  # it is about what was in the scene
+        self.propagate.forget()
         self.setParameterNode(None)
         self._bind(None)
 
@@ -153,11 +163,17 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self._parameterNode is not None:
             self.setParameterNode(self.logic.getParameterNode())
 
-    def onNodeRemoved(self, caller: object, event: object) -> None:
-        """Called after each node that is removed: what served it goes too, and buttons know what is left."""
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def onNodeRemoved(self, caller: object, event: object, node: object) -> None:
+        """Called after each node that is removed: what served it goes too, and the panel shows what is left."""
         results.sweep(slicer.mrmlScene)
-        if self._parameterNode is not None:
-            self.propagate.update(self._parameterNode, self.show.result)
+        if self._parameterNode is None or slicer.mrmlScene.IsClosing():
+            return
+        if node is not None and node.GetAttribute(results.ROLE):
+            self.quality.list_results(self._shown)
+            if node.GetAttribute(results.ATTRIBUTE) == self._shown:
+                self.showResult(results.find(slicer.mrmlScene, self._shown))
+        self.propagate.update(self._parameterNode, self.show.result)
 
     def initializeParameterNode(self) -> None:
         """Ensure that the parameter node exists and is observed; suggest the first two volumes."""
@@ -223,7 +239,7 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """The button says what is missing; warnings and the need of memory stand beside what they are about."""
         parameters, button = self._parameterNode, self.ui.applyButton
         fixed, moving, entry = parameters.fixedVolume, parameters.movingVolume, self.models.entry
-        missing = None
+        missing, unfit = None, ""
         if fixed is None and moving is None:
             missing = _("Choose two volumes")
         elif fixed is None:
@@ -232,17 +248,23 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             missing = _("Choose a moving volume")
         elif fixed is moving:
             missing = _("Choose two different volumes")
+        elif unfit := self._unfit(fixed, moving):
+            missing = _("Choose another volume")
         elif entry is None:
             missing = _("Choose a model that is installed")
         button.enabled = self.running or missing is None
         # Qt takes a single ampersand for the mark of a shortcut.
         button.text = _("Cancel") if self.running else missing or _("Register && Segment")
-        button.toolTip = missing or (
-            _("End the run now; the scene stays as it is.")
-            if self.running
-            else _("Register and segment; results are new nodes.")
+        button.toolTip = (
+            unfit
+            or missing
+            or (
+                _("End the run now; the scene stays as it is.")
+                if self.running
+                else _("Register and segment; results are new nodes.")
+            )
         )
-        warnings, memory = [], ""
+        warnings, memory = [unfit] if unfit else [], ""
         if missing is None:
             chosen = ((fixed, _("Fixed")), (moving, _("Moving")))
             warnings = [text for node, role in chosen if (text := outside_domain(node, role, entry))]
@@ -252,11 +274,24 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.modelWarningLabel.text = "⚠ " + "<br>".join(map(html.escape, warnings)) if warnings else ""
         self.ui.memoryLabel.text = memory
 
+    @staticmethod
+    def _unfit(fixed: slicer.vtkMRMLScalarVolumeNode, moving: slicer.vtkMRMLScalarVolumeNode) -> str:
+        """Why a volume can never be registered, as a sentence; what may change until the click is told after it."""
+        for node, role in ((fixed, _("fixed volume")), (moving, _("moving volume"))):
+            image = node.GetImageData()
+            if not node.IsA("vtkMRMLLabelMapVolumeNode") and (image is None or image.GetNumberOfScalarComponents() < 2):
+                continue
+            try:
+                runs.image_seen(node, role)
+            except JointRegSegError as error:
+                return words.problem(error)
+        return ""
+
     def onApplyButton(self) -> None:
         """Start, or cancel."""
         if self.running:
             self.cancel(_("Canceled; the scene is as it was."))
-            self.logic.worker.start()  # ready by the time of the next click
+            self._startWorker()
             return
         if (missing := requirements.missing()) and not self._install(missing):
             return
@@ -281,8 +316,16 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.timer.start()
 
     def _install(self, missing: list[str]) -> bool:
-        with slicer.util.tryWithErrorDisplay(_("The packages could not be installed."), waitCursor=True):
-            return requirements.install(missing)
+        try:
+            if requirements.install(missing):
+                return True
+            self.tell(_("Nothing was installed, and nothing can be computed without it."))
+        except JointRegSegError as error:
+            self.tell(words.problem(error))
+        except Exception as error:  # of pip, or of what runs it
+            slicer.util.errorDisplay(
+                _("The packages could not be installed."), windowTitle="JointRegSeg", detailedText=str(error)
+            )
         return False
 
     def cancel(self, text: str = "") -> None:
@@ -294,11 +337,12 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onTimer(self) -> None:
         """Look what the computing process has to tell; nobody has to look once all is told and the user gone."""
         self.report.poll()
+        self.propagate.poll()
         if self.running:
             self._follow()
         self.progress.update()
         self.report.update(self.show.result)
-        if not (self.parent.isEntered or self.running or self.report.busy):
+        if not (self.parent.isEntered or self.running or self.report.busy or self.propagate.busy):
             self.timer.stop()
 
     def _follow(self) -> None:

@@ -73,7 +73,12 @@ class ProgressPanel:
         """Show what is new in the log, and the device once it is known."""
         log = list(self._worker.log)
         if log != self._shown:
+            box, old = self.ui.logTextEdit, self._shown
+            if log[: len(old)] == old:  # who reads above is not thrown back to the top
+                for line in log[len(old) :]:
+                    box.appendPlainText(line)
+            else:
+                box.plainText = "\n".join(log)
             self._shown = log
-            self.ui.logTextEdit.plainText = "\n".join(log)
         if self._worker.device and self.ui.deviceLabel.text != self._worker.device:
             self.ui.deviceLabel.text = self._worker.device

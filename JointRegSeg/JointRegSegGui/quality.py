@@ -65,18 +65,48 @@ class QualityPanel:
             self.clear()
             return
         report = result.report
+        try:
+            rows = table(report)
+        except (KeyError, TypeError, ValueError, AttributeError):  # users can edit it
+            self.clear()
+            return
         background, text = COLORS[result.verdict]
         reasons = html.escape("; ".join(report["verdict"]["reasons"]))
         notice = _("For research use only. Not for clinical diagnosis or treatment.")
         self.ui.verdictLabel.text = f"<b>{words.verdict(result.verdict)}</b> {reasons}<br>{notice}"
         self.ui.verdictLabel.styleSheet = f"background-color: {background}; color: {text}; padding: 4px;"
-        rows = table(report)
         self.ui.resultsTable.setRowCount(len(rows))
         for number, row in enumerate(rows):
             for column, entry in enumerate(row):
-                self.ui.resultsTable.setItem(number, column, qt.QTableWidgetItem(entry))
+                item = qt.QTableWidgetItem(entry)
+                item.setToolTip(explained(row[0]))
+                self.ui.resultsTable.setItem(number, column, item)
         self.ui.resultsTable.resizeColumnToContents(0)
         self.ui.resultsTable.resizeRowsToContents()
+
+
+def explained(title: str) -> str:
+    """What a line of the table tells, for its tooltip."""
+    return {
+        _("Similarity (local correlation)"): _(
+            "How alike the images are in small neighborhoods, before and after: 0 not at all, 1 exactly."
+        ),
+        _("Folded voxels"): _("Where the deformation turns tissue inside out, which anatomy never does: 0 is right."),
+        _("Variation of the local volume change"): _(
+            "Standard deviation of the logarithm of the Jacobian: 0.1 is a tenth larger or smaller here and there; few "
+            "deformations above 1 are plausible."
+        ),
+        _("There and back again"): _(
+            "How far a point ends from where it began when it goes by the transform and back by the inverse one."
+        ),
+        _("Segmentations agree (Dice)"): _(
+            "Overlap of the fixed volume's segmentation and of the moving one's carried over: 0 none, 1 complete."
+        ),
+        _("Slicer's own warping differs by"): _(
+            "The warped volume was computed outside of Slicer. Slicer, applying the transform node, gets the same but "
+            "for this: as good as nothing when all is well."
+        ),
+    }.get(title, "")
 
 
 def table(report: dict[str, Any]) -> list[tuple[str, str]]:
@@ -105,6 +135,6 @@ def table(report: dict[str, Any]) -> list[tuple[str, str]]:
         text = _("{mean:.3f} % of the range (99 %: {p99:.3f} %)")
         text = text.format(mean=100 * found["mean"], p99=100 * found["p99"])
         rows.append((_("Slicer's own warping differs by"), text))
-    rows += [(_("Warning"), warning) for warning in report["warnings"] + report["notes"]]
+    rows += [(_("Warning"), text) for text in report["warnings"]] + [(_("Note"), text) for text in report["notes"]]
     rows.append((_("Computed on"), f"{report['device']}, {report['seconds']['total']:.1f} s"))
     return rows

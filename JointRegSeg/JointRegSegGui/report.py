@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import qt
 from JointRegSegLib.client import Worker
+from JointRegSegLib.errors import OutputError
 from JointRegSegLib.scene.results import SceneResult
+from JointRegSegLib.scene.runs import private_folder
 from slicer.i18n import tr as _
+
+from . import words
 
 
 class ReportPanel:
@@ -19,7 +22,7 @@ class ReportPanel:
 
     def __init__(self, ui: Any, worker: Worker, tell: Callable[[str], None]) -> None:
         self.ui, self._worker, self._tell = ui, worker, tell
-        self._folder: str | None = None
+        self._folder: Path | None = None
         self._request: int | None = None
         # The result that the computing process still has, which process that was, and the number of the request.
         self._last: tuple[str, int, int | None] | None = None
@@ -53,9 +56,12 @@ class ReportPanel:
 
     def draw(self) -> None:
         """Have the page drawn; it opens when it is there."""
-        if self._folder is None:
-            self._folder = tempfile.mkdtemp(prefix="jointregseg-report-")
-        file = str(Path(self._folder) / "report.html")
+        try:
+            self._folder = self._folder or private_folder("report-")
+        except OutputError as error:
+            self._tell(words.problem(error))
+            return
+        file = str(self._folder / "report.html")
         self._request = self._worker.submit("report", of=self._last[2] if self._last else None, file=file)
         self._tell(_("Drawing the report …"))
 

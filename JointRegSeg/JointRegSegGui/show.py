@@ -68,6 +68,8 @@ class ShowPanel:
 
     def _lay_out(self) -> None:
         wanted = self._parameters
+        if self.result is None:
+            raise InputError(_("the result is not in the scene anymore; choose another one, or register again"))
         if self._seen is not None and self._seen.identifier != self.result.identifier:
             self._clear(self._seen)
         self._seen = self.result

@@ -203,19 +203,21 @@ class Worker:
             If ``progress`` said so; the process is gone then.
         """
         end = None if timeout is None else time.monotonic() + timeout
-        while True:
-            for event in self.events(number):
-                if event["event"] == "result":
-                    return event
-                if event["event"] == "error":
-                    raise error_of(event)
-                if progress and progress(event["stage"], event["fraction"]) is False:
-                    self.cancel(number)
-                    raise Canceled
-            if end is not None and time.monotonic() > end:
-                self.cancel(number)
-                raise WorkerError(f"no answer within {timeout:g} s")
-            time.sleep(0.01)
+        try:
+            while True:
+                for event in self.events(number):
+                    if event["event"] == "result":
+                        return event
+                    if event["event"] == "error":
+                        raise error_of(event)
+                    if progress and progress(event["stage"], event["fraction"]) is False:
+                        raise Canceled
+                if end is not None and time.monotonic() > end:
+                    raise WorkerError(f"no answer within {timeout:g} s")
+                time.sleep(0.01)
+        except BaseException:  # of ``progress``, or an interrupt: nobody will take the answer
+            self.cancel(number)
+            raise
 
     def cancel(self, number: int, wait: bool = True) -> None:
         """End a request by ending the process; others that are open get an error. One that is done is no matter.

@@ -37,7 +37,7 @@ def available() -> str:
         free, _ = torch.cuda.mem_get_info()
         return f"GPU: {torch.cuda.get_device_name()}, {free / 2**30:.1f} GiB free"
     reason = "no CUDA device was found" if torch.backends.cuda.is_built() else "this PyTorch is built without CUDA"
-    return f"CPU, {torch.get_num_threads()} threads ({reason})"
+    return f"CPU, {_threads()} ({reason})"
 
 
 def describe(device: torch.device) -> str:
@@ -46,4 +46,11 @@ def describe(device: torch.device) -> str:
 
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"
-    return f"cpu ({torch.get_num_threads()} threads)"
+    return f"cpu ({_threads()})"
+
+
+def _threads() -> str:
+    import torch
+
+    count = torch.get_num_threads()
+    return "1 thread" if count == 1 else f"{count} threads"

@@ -156,12 +156,13 @@ def from_network(
 
 
 def _told(levels: Sequence[Level], progress: Progress, stage: str) -> Sequence[tuple[Level, Callable[[int], None]]]:
-    """Each level with a function that reports its n-th step as a share of all."""
-    total = max(1, sum(level.iterations for level in levels))
-    out, before = [], 0
-    for level in levels:
-        out.append((level, lambda n, before=before: tell(progress, stage, (before + n) / total)))
-        before += level.iterations
+    """Each level with a function that reports its n-th step as a share of all, by the voxels that it looks at."""
+    costs = [1 / level.factor**3 for level in levels]
+    total = sum(cost * level.iterations for cost, level in zip(costs, levels, strict=True)) or 1
+    out, before = [], 0.0
+    for cost, level in zip(costs, levels, strict=True):
+        out.append((level, lambda n, begin=before, cost=cost: tell(progress, stage, min(begin + cost * n / total, 1))))
+        before += cost * level.iterations / total
     return out
 
 

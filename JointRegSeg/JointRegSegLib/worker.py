@@ -92,12 +92,18 @@ def answer(line: str, tasks: dict[str, Callable[[Request, Send], dict[str, Any]]
     except JointRegSegError as error:
         kind = type(error).__name__
         send({"id": number, "event": "error", "kind": kind, "message": str(error), "option": error.option})
-    except MemoryError:
+    except Exception as error:
+        if not isinstance(error, MemoryError) and "can't allocate memory" not in str(error):
+            send({"id": number, "event": "error", **_defect(error)})
+            return
         message = "not enough memory; close other programs or use smaller volumes"
         send({"id": number, "event": "error", "kind": "MemoryError", "message": message})
-    except Exception as error:  # a defect: it is shown, with what is needed to find it, and the next click works
-        message = f"{type(error).__name__}: {error}"
-        send({"id": number, "event": "error", "kind": "Defect", "message": message, "details": traceback.format_exc()})
+
+
+def _defect(error: Exception) -> dict[str, str]:
+    """It is shown, with what is needed to find it, and the next click works."""
+    message = f"{type(error).__name__}: {error}"
+    return {"kind": "Defect", "message": message, "details": traceback.format_exc()}
 
 
 class _Server:

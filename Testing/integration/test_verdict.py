@@ -171,7 +171,8 @@ def test_similarity_by_name():
 def test_device():
     assert device.choose("cpu") == torch.device("cpu")
     assert device.choose("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    assert device.describe(torch.device("cpu")) == f"cpu ({torch.get_num_threads()} threads)"
+    count = torch.get_num_threads()
+    assert device.describe(torch.device("cpu")) == ("cpu (1 thread)" if count == 1 else f"cpu ({count} threads)")
     with pytest.raises(InputError, match="unknown device 'gpu'"):
         device.choose("gpu")
 

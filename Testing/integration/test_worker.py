@@ -16,6 +16,7 @@ import SimpleITK as sitk
 from JointRegSegLib import register
 from JointRegSegLib.client import Worker, WorkerError
 from JointRegSegLib.errors import Canceled, InputError, ModelError
+from JointRegSegLib.worker import answer
 from samples import array
 
 PATIENCE = 240  # seconds on a busy machine
@@ -209,3 +210,29 @@ def test_what_libraries_print_does_not_disturb_the_events():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     assert [json.loads(line) for line in done.stdout.splitlines()] == [{"event": "ready"}]
     assert "chatter" in done.stderr and "from C" in done.stderr
+
+
+def test_an_error_in_progress_ends_the_request(worker, folder):
+    number = ask(worker, folder, model="generic", refine=300)
+
+    def fails(stage: str, fraction: float) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        worker.wait(number, fails)
+    assert not worker.running
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 1 bytes")]
+)
+def test_too_little_memory_is_said_plainly(error):
+    events = []
+
+    def task(request, send):
+        raise error
+
+    answer('{"id": 7, "task": "it"}', {"it": task}, events.append)
+    assert [(e["id"], e["kind"]) for e in events] == [(7, "MemoryError")] and "not enough memory" in events[0][
+        "message"
+    ]

@@ -12,6 +12,7 @@ import vtk
 from JointRegSegLib.errors import InputError
 from JointRegSegLib.scene import compare, layout, motion, overlays, results, volumes
 from people import KNOWN, person
+from surroundings import new_scene
 
 RAS = np.array([-1, -1, 1])
 
@@ -66,6 +67,23 @@ def test_four_views_in_the_order_of_reading(shown, scene):
     assert arrangement.GetViewArrangement() == layout.LAYOUT
     views = ElementTree.fromstring(arrangement.GetCurrentLayoutDescription()).iter("view")
     assert [view.get("singletontag") for view in views] == list(layout.VIEWS)
+
+
+def test_a_scene_saved_in_this_layout_opens_in_it_in_another_session(shown, scene, arranging, tmp_path):
+    nodes, result = shown
+    layout.show(scene, result, nodes["fixed"])
+    package = tmp_path / "scene.mrb"
+    assert scene.WriteToMRB(str(package))
+    other = new_scene()  # as at the application's next start
+    logic = slicer.vtkMRMLLayoutLogic()
+    logic.SetMRMLScene(other)
+    layout.offer(other)
+    assert other.ReadFromMRB(str(package))
+    arrangement = logic.GetLayoutNode()
+    assert arrangement.GetViewArrangement() == layout.LAYOUT
+    assert all(tag in arrangement.GetCurrentLayoutDescription() for tag in layout.VIEWS)
+    logic.SetMRMLScene(None)
+    other.Clear(True)
 
 
 def test_the_applications_layout_logic_takes_these_views(shown, scene, arranging):

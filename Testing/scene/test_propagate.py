@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -9,8 +11,9 @@ import slicer
 import vtk
 from JointRegSegLib.deformation import Deformation, displacement_on
 from JointRegSegLib.errors import InputError
+from JointRegSegLib.geometry import Grid
 from JointRegSegLib.scene import segments, volumes
-from JointRegSegLib.scene.propagate import carry
+from JointRegSegLib.scene.propagate import Carrying, carry
 from JointRegSegLib.scene.results import SceneResult
 from JointRegSegLib.scene.seen import image_of
 from samples import array, fixed_grid, label_map, motion, moving_grid, place, thing, volume
@@ -172,3 +175,77 @@ def test_a_segmentation_is_carried_from_where_it_is_seen(scene, ways, bent):
     assert np.linalg.norm(np.array(statistics.GetCentroid(1)) - center) < off
     assert statistics.GetPhysicalSize(1) == pytest.approx(4 / 3 * np.pi * 5**3, rel=0.15)
     assert not node.GetSegmentation().ContainsRepresentation("Binary labelmap")  # the user's own stays as it was
+
+
+def segmentation(scene, masks: dict, grid):
+    """A segmentation node of arrays (k, j, i) by name."""
+    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "S")
+    for title, values in masks.items():
+        mask = slicer.vtkOrientedImageData()
+        mask.SetDimensions(*grid.size)
+        mask.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
+        volumes.vtk_to_numpy(mask.GetPointData().GetScalars())[:] = values.ravel()
+        mask.SetImageToWorldMatrix(volumes.to_vtk(volumes.FLIP @ grid.affine))
+        segment = slicer.vtkSegment()
+        segment.SetName(title)
+        segment.AddRepresentation(node.GetSegmentation().GetSourceRepresentationName(), mask)
+        node.GetSegmentation().AddSegment(segment, title)
+    return node
+
+
+def test_segments_that_overlap_stay_whole(scene, ways):
+    labels = array(label_map(thing(), moving_grid(), KNOWN))
+    masks = {"one": labels == 1, "two": labels == 2, "both": labels > 0, "again": labels == 1}
+    found = carry(scene, segmentation(scene, masks, moving_grid()), ways["result"])
+    transform = Deformation.identity(fixed_grid(), KNOWN).to_itk()
+    for title, inside in masks.items():
+        image = volumes.to_image(inside.astype(np.uint8), moving_grid().affine)
+        target = volume(thing(), fixed_grid())
+        expected = array(sitk.Resample(image, target, transform, sitk.sitkNearestNeighbor, 0))
+        mask = sitk.Resample(segments.mask_of(found, title), target, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
+        assert expected.any() and (array(mask) != expected).sum() <= 4, title
+
+
+def test_as_few_label_maps_as_segments_overlap():
+    grid, shifted = fixed_grid(), fixed_grid().cropped((2, 1, 3), (8, 7, 6))
+    first = np.zeros(grid.shape, np.uint8)
+    first[5:9, 4:8, 3:9] = 1
+    apart = 1 - first
+    small = np.ones(shifted.shape, np.uint8)
+    masks = {
+        "first": volumes.to_image(first, grid.affine),
+        "apart": volumes.to_image(apart, grid.affine),
+        "small": volumes.to_image(small, shifted.affine),  # the same lattice, from another voxel on
+        "other": volumes.to_image(first, moving_grid().affine),
+    }
+    found = segments.layers(masks)
+    assert [names for _, names in found] == [["first", "apart"], ["small"], ["other"]]
+    image = found[1][0]
+    held = sitk.Resample(image, volumes.to_image(first, grid.affine), sitk.Transform(), sitk.sitkNearestNeighbor, 0)
+    expected = np.zeros(grid.shape, bool)
+    expected[3:9, 1:8, 2:10] = True
+    np.testing.assert_array_equal(array(held) > 0, expected)
+
+
+def test_the_window_never_waits_for_a_copy(scene, add, ways):
+    """Between two glances the window lives; only putting the copy into the scene takes longer."""
+    grid = Grid.centered(fixed_grid().center, (150, 150, 150), (1, 1, 1), np.eye(3))
+    big = add(volume(thing(), grid), "big")
+    ways["transform"].SetNodeReferenceID("spatialRegistrationFixed", big.GetID())
+    carrying = Carrying(scene, big, ways["result"])
+    waits, ended = [], False
+    while not ended:
+        began = time.perf_counter()
+        ended = carrying.poll()
+        waits.append(time.perf_counter() - began)
+        time.sleep(0.002)
+    assert carrying.error is None and len(waits) > 3 and max(waits[:-1]) < 0.1
+
+
+def test_what_is_carried_may_vanish(scene, ways):
+    carrying = Carrying(scene, ways["moving"], ways["result"])
+    scene.RemoveNode(ways["moving"])
+    with pytest.raises(InputError, match="not in the scene any more"):
+        carrying.wait()
+    with pytest.raises(InputError, match="nothing to carry over"):
+        carry(scene, None, ways["result"])

@@ -228,3 +228,36 @@ def test_results_to_choose_from(scene, add, images, answer):
         assert len(results.entries(scene)) == 2
         scene.RemoveNode(second.nodes[role])
     assert [entry.identifier for entry in results.entries(scene)] == [first.identifier]
+
+
+def test_a_copy_that_a_user_made_is_the_users_own(shown, scene):
+    _, result = shown
+    original = result.nodes["jacobian"]
+    copy = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
+    copy.Copy(original)  # as Slicer clones: attributes, references and all
+    copy.SetName("my copy")
+    assert results.find(scene, result.identifier).nodes["jacobian"] is original
+    scene.RemoveNode(original)
+    found = results.find(scene, result.identifier)
+    assert found.get("jacobian") is None
+    results.sweep(scene)
+    results.remove(scene, found)
+    assert scene.IsNodePresent(copy) and results.identifiers(scene) == []
+
+
+@pytest.mark.parametrize("text", ["nonsense", "[1]", '{"note": 1}', '{"verdict": [], "quality": {}}'])
+def test_a_report_that_is_none_any_more(shown, scene, text):
+    _, result = shown
+    result.nodes["provenance"].SetText(text)
+    assert results.find(scene, result.identifier).report == {}
+    assert [entry.verdict for entry in results.entries(scene)] == [""]
+
+
+def test_an_imported_scene_keeps_its_results_apart(shown, scene, tmp_path):
+    """Import gives nodes other identifiers where theirs are taken; the references follow."""
+    assert shown[1].nodes
+    package = tmp_path / "scene.mrb"
+    assert scene.WriteToMRB(str(package))
+    count = len([n for n in map(scene.GetNthNode, range(scene.GetNumberOfNodes())) if results.owns(n)])
+    assert scene.ReadFromMRB(str(package), False)
+    assert len([n for n in map(scene.GetNthNode, range(scene.GetNumberOfNodes())) if results.owns(n)]) == 2 * count

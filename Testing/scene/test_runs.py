@@ -295,3 +295,25 @@ def children() -> set[int]:
     """Processes begun by this one; other tests' cluster has left Python's own that looks after shared memory."""
     alive = (p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE)
     return {p.pid for p in alive}
+
+
+def test_an_error_in_a_scripts_progress_leaves_nothing_behind(worker, scene, pair, left):
+    before = left()
+
+    def fails(stage: str, fraction: float) -> None:
+        if stage != "starting":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runs.Run(worker, scene, *pair, {"model": "generic", "working_size": 64, "refine": 200}).wait(fails)
+    assert left() == before and not worker.running
+    assert runs.Run(worker, scene, *pair, {"model": "generic", "working_size": 32}).wait().verdict
+
+
+@pytest.mark.parametrize("options", [{"model": "generic"}, {"model": "a", "refine": 5}])
+def test_the_share_of_a_run_that_is_done_grows_to_one(options):
+    stages = list(runs.OPTIMIZED if options["model"] == "generic" else runs.PREDICTED)
+    shares = [runs.overall(stage, fraction, options) for stage in stages for fraction in (0, 0.5, 1)]
+    assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == pytest.approx(1)
+    assert runs.overall("network", 1, {"model": "a"}) > runs.overall("network", 1, {"model": "a", "refine": 5})
+    assert runs.overall("unheard of", 0.5, options) == 0

@@ -240,3 +240,25 @@ def test_slicer_resamples_through_it_as_simpleitk_does(scene, add, resampled):
     inner = (slice(4, -4), slice(5, -5), slice(5, -5))
     assert np.abs(there - expected)[inner].max() < 0.01 * np.ptp(expected)
     assert isinstance(moved, slicer.vtkMRMLScalarVolumeNode)
+
+
+def test_a_cropped_image_lies_where_it_was_cut_out(scene, add, resampled):
+    """VTK keeps a cropped image's place by the begin of its extent, with the lattice of the whole one."""
+    whole = add(volume(thing(), fixed_grid()), "whole")
+    cut = vtk.vtkExtractVOI()
+    cut.SetInputData(whole.GetImageData())
+    i, j, k = whole.GetImageData().GetDimensions()
+    cut.SetVOI(5, i - 3, 4, j - 2, 3, k - 1)
+    cut.Update()
+    node = add(volume(thing(), fixed_grid()), "cut")
+    node.SetAndObserveImageData(cut.GetOutput())
+    assert node.GetImageData().GetExtent()[::2] == (5, 4, 3)
+    image = image_of(node, "fixed volume")
+    np.testing.assert_array_equal(array(image), volumes.values_of(whole)[3:, 4 : j - 1, 5 : i - 2])
+    expected = place([5, 4, 3], fixed_grid().affine)
+    np.testing.assert_allclose(image.GetOrigin(), expected, atol=1e-6)
+    np.testing.assert_allclose(volumes.index_in(node, np.array([expected])), [[0, 0, 0]], atol=1e-6)
+    inner = resampled(node, whole)  # Slicer shows it there, too
+    np.testing.assert_array_equal(
+        volumes.values_of(inner)[6:-3, 8:-4, 9:-5], volumes.values_of(whole)[6:-3, 8:-4, 9:-5]
+    )

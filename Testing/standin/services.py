@@ -12,6 +12,8 @@ from packaging.requirements import Requirement
 
 asked: list[str] = []
 """Packages that the module wanted to be installed; nothing is."""
+declines = False
+"""Whether the user says no when asked."""
 
 
 def tr(text: str) -> str:
@@ -42,7 +44,10 @@ def pip_ensure(requirements: Any, **options: Any) -> None:
     }
     if unknown := set(options) - known:
         raise TypeError(f"pip_ensure() got unexpected arguments {sorted(unknown)}")
-    asked.extend(str(requirement) for requirement in _requirements(requirements) if not _met(requirement))
+    missing = [str(requirement) for requirement in _requirements(requirements) if not _met(requirement)]
+    if missing and declines:
+        raise RuntimeError("the user declined the installation")
+    asked.extend(missing)
 
 
 def pip_install(requirements: Any, **_: Any) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from JointRegSegLib import fields, losses
 from JointRegSegLib.networks import UResNet
+from JointRegSegLib.networks.linear import composed, inverted
 from perturb import perturbed
 
 SHAPE = (8, 12, 16)
@@ -46,7 +47,7 @@ def test_one_way_or_both(pair):
 
 
 def test_the_affine_part_acts_about_the_middle_after_the_deformation(pair):
-    network = UResNet(classes=0, both=False)
+    network = UResNet(classes=0, both=False, passes=1)
     with torch.no_grad():
         network.linear.layer.bias.copy_(torch.tensor([[0.1, 0, 0, 0.2], [0, 0, 0, 0], [0, 0, -0.1, 0]]).flatten())
     answer = network(*pair)
@@ -58,6 +59,29 @@ def test_the_affine_part_acts_about_the_middle_after_the_deformation(pair):
     place = (fields.identity(u) + u)[0, :, 3, 5, 7].double().numpy()
     total = fields.then_affine(u, answer.affine)[0, :, 3, 5, 7].detach().numpy()
     np.testing.assert_allclose(total + np.array([3, 5, 7]), matrix @ [*place, 1], atol=1e-4)
+
+
+@pytest.mark.parametrize("velocity", [True, False])
+def test_the_second_look_starts_from_what_the_first_one_found(pair, velocity):
+    network = perturbed(UResNet(classes=0, velocity=velocity))
+    network.passes = 1
+    first = network(*pair)
+    carried = fields.warp(pair[0], first.there)
+    second = network(carried, pair[1])
+    network.passes = 2
+    both = network(*pair)
+    torch.testing.assert_close(both.there, fields.compose(first.there, second.there), atol=1e-4, rtol=1e-4)
+    assert (both.there - first.there).abs().max() > 0.01
+    torch.testing.assert_close(both.affine, composed(first.affine, second.affine))
+
+
+def test_affine_maps_one_after_the_other_and_back(generator):
+    outer, inner = torch.eye(3, 4) + 0.2 * torch.randn(2, 5, 3, 4, generator=generator)
+    u = torch.randn(5, 3, 3, 4, 5, generator=generator)
+    chained = fields.then_affine(fields.then_affine(u, inner), outer)
+    torch.testing.assert_close(fields.then_affine(u, composed(outer, inner)), chained, atol=1e-4, rtol=1e-4)
+    nothing = torch.eye(3, 4).expand(5, 3, 4)
+    torch.testing.assert_close(composed(outer, inverted(outer)), nothing, atol=1e-4, rtol=1e-4)
 
 
 def test_gradients_reach_every_parameter(pair, generator):

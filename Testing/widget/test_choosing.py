@@ -120,3 +120,40 @@ def test_missing_packages_are_offered(panel, click, monkeypatch):
     monkeypatch.setattr(requirements, "install", lambda modules: asked.append(modules) or False)
     click(panel.ui.applyButton)
     assert asked == [["tqdm"]] and not running(panel)
+
+
+def test_who_declines_the_installation_is_told(panel, click, monkeypatch):
+    from JointRegSegLib.scene import requirements
+    from standin import services
+
+    monkeypatch.setitem(requirements.PACKAGES, "no_such_module", "no-such-package>=2")
+    monkeypatch.setattr(services, "declines", True)
+    click(panel.ui.applyButton)
+    assert not running(panel) and "Nothing was installed" in panel.ui.statusLabel.text
+    monkeypatch.setattr(requirements, "missing", lambda: ["torch"])
+    click(panel.ui.applyButton)
+    assert "install the extension PyTorch" in panel.ui.statusLabel.text
+
+
+def test_an_interpreter_that_cannot_start(widget, monkeypatch):
+    widget.exit()
+    widget.logic.worker.close()
+    monkeypatch.setattr(widget.logic.worker, "start", _failing_start)
+    widget.enter()
+    assert "cannot be started" in widget.ui.statusLabel.text
+
+
+def _failing_start() -> None:
+    from JointRegSegLib.client import WorkerError
+
+    raise WorkerError("the computing process cannot be started")
+
+
+def test_volumes_that_cannot_be_registered_are_told_before_the_click(scene, panel, pair):
+    labels = scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "L")
+    labels.SetAndObserveImageData(pair[1].GetImageData())
+    panel._parameterNode.movingVolume = labels
+    assert panel.ui.applyButton.text == "Choose another volume" and not panel.ui.applyButton.enabled
+    assert "is a label map" in panel.ui.modelWarningLabel.text and "is a label map" in panel.ui.applyButton.toolTip
+    panel._parameterNode.movingVolume = pair[1]
+    assert panel.ui.applyButton.enabled

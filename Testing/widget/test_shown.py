@@ -266,3 +266,52 @@ def test_only_what_is_wanted(panel, run):
     run()
     assert {"inverse", "jacobian"}.isdisjoint(panel.show.result.nodes)
     assert panel.show.result.report["settings"]["fill"] == 0
+
+
+def test_what_is_deleted_is_shown_no_more(scene, panel, run, click):
+    run()
+    first = panel.show.result
+    run()
+    second = panel.show.result
+    assert panel.ui.resultSelector.count == 2 and panel.ui.resultsTable.rowCount > 3
+    for node in list(second.nodes.values()):
+        scene.RemoveNode(node)
+    assert panel.ui.resultSelector.count == 1 and panel.ui.resultsTable.rowCount == 0
+    assert panel.show.result is None and not panel.ui.layoutButton.enabled and not panel.ui.reportButton.enabled
+    panel.ui.resultSelector.setCurrentIndex(0)
+    assert panel.show.result.identifier == first.identifier and panel.ui.resultsTable.rowCount > 3
+
+
+def test_a_report_that_was_edited_is_none(scene, panel, run):
+    run()
+    node = panel.show.result.nodes["provenance"]
+    node.SetText('{"verdict": {}, "quality": {}, "model": {}, "warnings": [], "notes": [], "seconds": {}}')
+    panel.exit()
+    panel.enter()
+    assert panel.ui.resultsTable.rowCount == 0 and panel.ui.verdictLabel.text == "No result yet."
+
+
+def test_helpers_are_not_offered_as_inputs(scene, panel, run, click):
+    run()
+    click(panel.ui.layoutButton)
+    assert panel.show.result.get("checkerboard") is not None
+    offered = [panel.ui.movingVolumeSelector.nodeFromIndex(i) for i in range(panel.ui.movingVolumeSelector.nodeCount())]
+    assert "F, checkerboard" not in [node.GetName() for node in offered if node is not None]
+
+
+def test_a_volume_is_carried_over_while_the_window_lives(scene, panel, run, click, wait, pair):
+    run()
+    panel._parameterNode.propagateNode = pair[1]
+    click(panel.ui.propagateButton)
+    assert not panel.ui.propagateButton.enabled and "Carrying" in panel.ui.statusLabel.text
+    wait(lambda: "Made" in panel.ui.statusLabel.text)
+    assert scene.GetFirstNodeByName("M carried") is not None and panel.ui.propagateButton.enabled
+
+
+def test_a_report_without_room_is_a_sentence(panel, run, click, monkeypatch):
+    import tempfile
+
+    run()
+    monkeypatch.setattr(tempfile, "tempdir", "/proc/no/such/folder")
+    click(panel.ui.reportButton)
+    assert "no temporary folder can be made" in panel.ui.statusLabel.text

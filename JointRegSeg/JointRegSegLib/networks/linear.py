@@ -26,3 +26,14 @@ class AffineHead(nn.Module):
         half = torch.tensor([(size - 1) / 2 for size in shape], device=features.device)
         shift = parameters[:, :, 3] * half + half - linear @ half
         return torch.cat([linear, shift[:, :, None]], 2)
+
+
+def composed(outer: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
+    """(N, 3, 4) matrices of ``inner`` first and then ``outer``, both (N, 3, 4)."""
+    return torch.cat([outer[:, :, :3] @ inner[:, :, :3], outer[:, :, :3] @ inner[:, :, 3:] + outer[:, :, 3:]], 2)
+
+
+def inverted(matrix: torch.Tensor) -> torch.Tensor:
+    """(N, 3, 4) matrices of the maps back."""
+    back = torch.linalg.inv(matrix[:, :, :3])
+    return torch.cat([back, -back @ matrix[:, :, 3:]], 2)

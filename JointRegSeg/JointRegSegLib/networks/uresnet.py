@@ -15,6 +15,7 @@ Additions, off in the paper's version (``paper``):
 
 - *velocity*: the deformation is the exponential of a stationary velocity field, means over 2³ voxels of the answer. A
   sum of spatial gradients carries every error on to the far border, across all the empty space around a brain.
+- *passes*: the network looks again, at the image carried over by what it has found, and the maps are composed.
 - *normalized*: instance normalization, which lets so small a network be trained in minutes.
 - *both*: the network runs on the images exchanged, too, which gives the way back and the fixed image's own
   segmentation, where the paper only carries the moving one's over.
@@ -32,7 +33,7 @@ from torch import nn
 from .. import fields
 from .blocks import zeroed
 from .interface import Level, Prediction, RegistrationNetwork, stacked
-from .linear import AffineHead
+from .linear import AffineHead, composed, inverted
 
 
 def _layers(inputs: int, outputs: int, normalized: bool) -> list[nn.Module]:
@@ -82,6 +83,8 @@ class UResNet(RegistrationNetwork):
         Labels with the background; 0 leaves the segmentation decoder out.
     velocity, normalized, both : bool
         See the module's text.
+    passes : int
+        How often the network looks, once or more; the first pass segments.
     """
 
     def __init__(
@@ -92,11 +95,14 @@ class UResNet(RegistrationNetwork):
         velocity: bool = True,
         normalized: bool = True,
         both: bool = True,
+        passes: int = 2,
     ) -> None:
         super().__init__()
         if len(channels) < 2:
             raise ValueError("channels needs at least two levels")
-        self.inputs, self.velocity, self.both = inputs, velocity, both
+        if passes < 1:
+            raise ValueError(f"passes has to be 1 or more, not {passes}")
+        self.inputs, self.velocity, self.both, self.passes = inputs, velocity, both, passes
         self.divisor = 2 ** (len(channels) - 1)
         self.first = nn.Sequential(*_layers(2 * inputs, channels[0], normalized))
         self.down = nn.ModuleList(
@@ -117,26 +123,41 @@ class UResNet(RegistrationNetwork):
     @classmethod
     def paper(cls, channels: Sequence[int] = (4, 8, 16), **options: int) -> UResNet:
         """The published network: spatial gradients, no normalization, one direction, the moving image segmented."""
-        return cls(channels, velocity=False, normalized=False, both=False, **options)
+        return cls(channels, velocity=False, normalized=False, both=False, passes=1, **options)
 
     def forward(self, moving: torch.Tensor, fixed: torch.Tensor) -> Prediction:
         self.check(moving, fixed)
+        n = len(moving)
         pairs = stacked(moving, fixed, self.both)
-        features = [self.first(pairs)]
-        for level in self.down:
-            features.append(level(features[-1]))
-        found = self.registration(features)
-        answer = self.deformable(found).float()
-        gradients = None
-        if self.velocity:
-            coarse = fields.scale_and_square(F.avg_pool3d(answer, 2))
-            displacement = fields.resize(coarse, moving.shape[2:])
-        else:
-            gradients = torch.sigmoid(answer)
-            displacement = fields.integrate_gradients(gradients)
-        affine = self.linear(found, moving.shape[2:])
+        features = self._encoded(pairs)
+        displacement, affine, gradients = self._map(features, moving.shape[2:])
         scores = None
         if self.segmentation is not None:
             scores = self.classifier(self.segmentation(features)).float()
-        levels = [Level(displacement, gradients, affine)]
-        return Prediction.split(len(moving), displacement, affine, scores, levels)
+        for _ in range(1, self.passes):
+            so_far = fields.then_affine(displacement, affine)
+            sources, targets = pairs.chunk(2, 1)
+            carried = fields.warp(sources, so_far.to(sources.dtype))
+            more, turn, _ = self._map(self._encoded(torch.cat([carried, targets], 1)), moving.shape[2:])
+            affine = composed(affine, turn)
+            total = fields.compose(so_far, fields.then_affine(more, turn))
+            displacement, gradients = fields.then_affine(total, inverted(affine)), None
+        return Prediction.split(n, displacement, affine, scores, [Level(displacement, gradients, affine)])
+
+    def _encoded(self, pairs: torch.Tensor) -> list[torch.Tensor]:
+        """(N, 2 C, D, H, W) → features of each level, fine to coarse."""
+        features = [self.first(pairs)]
+        for level in self.down:
+            features.append(level(features[-1]))
+        return features
+
+    def _map(
+        self, features: list[torch.Tensor], shape: torch.Size
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Displacement (N, 3, D, H, W), the affine map (N, 3, 4) after it, and gradients where it is made of such."""
+        found = self.registration(features)
+        answer, affine = self.deformable(found).float(), self.linear(found, shape)
+        if self.velocity:
+            return fields.resize(fields.scale_and_square(F.avg_pool3d(answer, 2)), shape), affine, None
+        gradients = torch.sigmoid(answer)
+        return fields.integrate_gradients(gradients), affine, gradients

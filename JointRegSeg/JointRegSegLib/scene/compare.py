@@ -95,6 +95,7 @@ def _volume(
         node.CreateDefaultDisplayNodes()
         node.GetDisplayNode().SetAndObserveColorNodeID(GRAY)
         node.GetDisplayNode().SetAutoWindowLevel(False)
+        node.SetHideFromEditors(True)  # nothing to register or to carry over
         adopt(result, role, node)
     image = sitk.GetImageFromArray(values)
     image.CopyInformation(lattice)

@@ -55,12 +55,17 @@ def show(
     slice_node(scene, COMPARISON)
     show_comparison(scene, result, fixed, comparison, fraction)
     fit(scene, fixed, result.get("fixed_segmentation"))
-    layout = _layout_node(scene)
+    offer(scene).SetViewArrangement(LAYOUT)
+
+
+def offer(scene: slicer.vtkMRMLScene) -> slicer.vtkMRMLLayoutNode:
+    """Let Slicer know the layout; saved scenes name it by number, so it has to be known before one is opened."""
+    layout = scene.GetFirstNodeByClass("vtkMRMLLayoutNode") or scene.AddNewNodeByClass("vtkMRMLLayoutNode")
     if layout.IsLayoutDescription(LAYOUT):
         layout.SetLayoutDescription(LAYOUT, description())
     else:
         layout.AddLayoutDescription(LAYOUT, description())
-    layout.SetViewArrangement(LAYOUT)
+    return layout
 
 
 def show_comparison(
@@ -175,10 +180,6 @@ def _new(scene: slicer.vtkMRMLScene, kind: str, tag: str) -> slicer.vtkMRMLNode:
     node.SetLayoutName(tag)
     node.SetSingletonTag(tag)
     return scene.AddNode(node)
-
-
-def _layout_node(scene: slicer.vtkMRMLScene) -> slicer.vtkMRMLLayoutNode:
-    return scene.GetFirstNodeByClass("vtkMRMLLayoutNode") or scene.AddNewNodeByClass("vtkMRMLLayoutNode")
 
 
 def _bounds(node: slicer.vtkMRMLDisplayableNode) -> np.ndarray:

@@ -220,7 +220,8 @@ def outside_domain(node: slicer.vtkMRMLScalarVolumeNode, role: str, entry: dict)
         too_large = what == "spacing" and max(values) > high * (1 + catalog.TOLERANCE)
         if min(values) < low * (1 - catalog.TOLERANCE) or too_large:
             text = " x ".join(f"{value:.3g}" for value in values)
-            return f"{role} volume: {what} of {text} {unit}, trained on {low:.3g} to {high:.3g} {unit}"
+            known = f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
+            return f"{role} volume: {what} of {text} {unit}, trained on {known} {unit}"
     return None
 
 

@@ -78,7 +78,12 @@ def _install_packages(packages: list[str]) -> None:
         if slicer.util.confirmOkCancelDisplay(text, "JointRegSeg"):
             slicer.util.pip_install(packages)
         return
-    pip_ensure(packages, requester="JointRegSeg")
+    try:
+        pip_ensure(packages, requester="JointRegSeg")
+    except RuntimeError:
+        if all(importlib.util.find_spec(name) is None for name in PACKAGES if PACKAGES[name] in packages):
+            return  # the user declined
+        raise
 
 
 def python() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import uuid
 from dataclasses import dataclass, field
@@ -21,8 +20,16 @@ from . import sitk, volumes
 ATTRIBUTE = "JointRegSeg.Result"
 #: What a node is in its result; by it a result is found again in a scene that was saved.
 ROLE = "JointRegSeg.Role"
+#: By which a node of a result refers to itself. A user's copy has its attributes, too, but refers to the original.
+SELF = "JointRegSeg.Self"
 #: What goes when something else does; colors go with what they color.
-_OWNERS = {"played": "transform", "playing": "transform", "part": "inverse"}
+_OWNERS = {
+    "played": "transform",
+    "playing": "transform",
+    "part": "inverse",
+    "checkerboard": "warped",
+    "difference": "warped",
+}
 #: What users read for roles, where underscores for spaces would not do, and what brings them back.
 _TITLES = {
     "warped": "warped volume",
@@ -36,6 +43,8 @@ _CURES = {
     "jacobian": "tick Jacobian map under Advanced, Outputs, and register again",
     "agreement": "tick Agreement map under Advanced, Outputs, and register again with a model that segments",
 }
+#: What a report holds at the least.
+_SHAPE = {"verdict": dict, "quality": dict, "model": dict, "warnings": list, "notes": list, "seconds": dict}
 #: References by which Slicer's Transforms module knows what a transform registers.
 FIXED_REFERENCE, MOVING_REFERENCE = "spatialRegistrationFixed", "spatialRegistrationMoving"
 
@@ -173,7 +182,8 @@ def sweep(scene: slicer.vtkMRMLScene) -> None:
 
 def _unneeded(scene: slicer.vtkMRMLScene) -> list[slicer.vtkMRMLNode]:
     """This module's displays without what they display, and hidden nodes without the one they serve."""
-    own = [node for node in map(scene.GetNthNode, range(scene.GetNumberOfNodes())) if node.GetAttribute(ATTRIBUTE)]
+    nodes = map(scene.GetNthNode, range(scene.GetNumberOfNodes()))
+    own = [node for node in nodes if node.GetAttribute(ATTRIBUTE) and (owns(node) or not node.GetAttribute(ROLE))]
     there = {(node.GetAttribute(ATTRIBUTE), node.GetAttribute(ROLE)) for node in own}
     out = []
     for node in own:
@@ -221,11 +231,17 @@ def _belongings(node: slicer.vtkMRMLNode) -> list[slicer.vtkMRMLNode]:
     return [own for own in out if own is not None]
 
 
+def owns(node: slicer.vtkMRMLNode) -> bool:
+    """Whether a node is part of a result itself, and no copy of such a node that a user made."""
+    return bool(node.GetAttribute(ROLE)) and node.GetNodeReferenceID(SELF) == node.GetID()
+
+
 def adopt(result: SceneResult, role: str, node: slicer.vtkMRMLNode) -> None:
     """Make a node part of a result: found again with it, removed with it, and in its folder unless it is hidden."""
     result.nodes[role] = node
     node.SetAttribute(ATTRIBUTE, result.identifier)
     node.SetAttribute(ROLE, role)
+    node.SetNodeReferenceID(SELF, node.GetID())
     if node.IsA("vtkMRMLColorNode"):
         node.SetHideFromEditors(True)
     if node.GetHideFromEditors():
@@ -253,7 +269,7 @@ def hidden(scene: slicer.vtkMRMLScene, result: SceneResult, kind: str, role: str
 def identifiers(scene: slicer.vtkMRMLScene) -> list[str]:
     """Of the results in a scene, oldest first."""
     nodes = [scene.GetNthNode(i) for i in range(scene.GetNumberOfNodes())]
-    found = (node.GetAttribute(ATTRIBUTE) for node in nodes if node.GetAttribute(ROLE))
+    found = (node.GetAttribute(ATTRIBUTE) for node in nodes if owns(node))
     return list(dict.fromkeys(value for value in found if value))
 
 
@@ -302,16 +318,26 @@ def find(scene: slicer.vtkMRMLScene, identifier: str) -> SceneResult | None:
     out = SceneResult(identifier=identifier)
     for i in range(scene.GetNumberOfNodes()):
         node = scene.GetNthNode(i)
-        if identifier and node.GetAttribute(ATTRIBUTE) == identifier and node.GetAttribute(ROLE):
+        if identifier and node.GetAttribute(ATTRIBUTE) == identifier and owns(node):
             out.nodes.setdefault(node.GetAttribute(ROLE), node)  # the same scene imported twice has it twice
     if not out.nodes:
         return None
     if out.get("provenance") is not None:
-        with contextlib.suppress(ValueError):  # users can edit it
-            out.report = json.loads(out.nodes["provenance"].GetText())
+        out.report = _report_of(out.nodes["provenance"].GetText())
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
     out.folder = _find_folder(hierarchy, identifier)
     return out
+
+
+def _report_of(text: str) -> dict[str, Any]:
+    """The report in a provenance node; users can edit it, and what is no report any more counts as none."""
+    try:
+        report = json.loads(text)
+    except ValueError:
+        return {}
+    if not isinstance(report, dict) or not _SHAPE.keys() <= report.keys():
+        return {}
+    return report if all(isinstance(report[key], kind) for key, kind in _SHAPE.items()) else {}
 
 
 def _volume(

@@ -14,6 +14,7 @@ from typing import Any
 
 import slicer
 
+from ..catalog import GENERIC
 from ..client import Event, Worker, error_of
 from ..errors import Canceled, InputError, JointRegSegError, OutputError
 from . import check, results, sitk, volumes
@@ -25,17 +26,9 @@ GLANCE = 0.02
 GUESS_FROM = 0.1
 #: A larger share of the fixed body without data in the moving image is noted.
 UNCOVERED = 0.01
-#: About how much of a run each stage takes, in order; a stage that is left out is skipped.
-STAGES = {
-    "starting": 0.05,
-    "reading": 0.05,
-    "affine": 0.15,
-    "network": 0.2,
-    "deformation": 0.3,
-    "refining": 0.15,
-    "resampling": 0.05,
-    "checking": 0.05,
-}
+#: About how long each stage takes beside the others, in order, for `generic` and for a network.
+OPTIMIZED = {"starting": 1, "reading": 1, "affine": 8, "deformation": 50, "resampling": 4, "checking": 2}
+PREDICTED = {"starting": 1, "reading": 1, "network": 4, "refining": 20, "resampling": 2, "checking": 2}
 
 
 #: What a run may leave beside the warped volume and the transform, and the worker's files that it takes.
@@ -147,7 +140,7 @@ class Run:
         self._places = [_place(node) for node in (fixed, moving)]
         self._inputs = {side: _named(node) for side, node in (("fixed", fixed), ("moving", moving))}
         self._began, self._started = time.monotonic(), datetime.now().astimezone().isoformat(timespec="seconds")
-        self._folder = _folder()
+        self._folder = private_folder()
         self._number: int | None = None
         self._names = {name: f"{name}.nrrd" for name in self._seen}
         self._problem: Exception | None = None
@@ -236,7 +229,7 @@ class Run:
     def _take(self, event: Event) -> None:
         if event["event"] == "progress":
             self.stage = event["stage"]
-            self.fraction = max(self.fraction, overall(event["stage"], event["fraction"]))
+            self.fraction = max(self.fraction, overall(event["stage"], event["fraction"], self._options))
         elif event["event"] == "error":
             self._fail(error_of(event))
         elif any(node is None or not self._scene.IsNodePresent(node) for node in (self._fixed, self._moving)):
@@ -296,11 +289,15 @@ class Run:
         InputError, ModelError, WorkerError, Canceled
             Why nothing came of it.
         """
-        while not self.poll():
-            if progress and progress(self.stage, self.fraction) is False:
-                self.cancel()
-                break
-            time.sleep(0.01)
+        try:
+            while not self.poll():
+                if progress and progress(self.stage, self.fraction) is False:
+                    self.cancel()
+                    break
+                time.sleep(0.01)
+        except BaseException:  # of ``progress``, or an interrupt: nothing is left behind, and nothing goes on
+            self.cancel()
+            raise
         if self.error is not None:
             raise self.error
         return self.result
@@ -352,10 +349,16 @@ def _place(node: slicer.vtkMRMLVolumeNode) -> tuple:
     return volumes.affine_of(node).tolist(), moved
 
 
-def _folder() -> Path:
-    """A folder for this user's eyes only."""
+def private_folder(purpose: str = "") -> Path:
+    """A new folder for this user's eyes only.
+
+    Raises
+    ------
+    OutputError
+        If there can be none.
+    """
     try:
-        return Path(tempfile.mkdtemp(prefix="jointregseg-"))
+        return Path(tempfile.mkdtemp(prefix=f"jointregseg-{purpose}"))
     except OSError as error:
         raise OutputError(
             f"no temporary folder can be made ({error.strerror}); free space, or name another folder in the "
@@ -363,9 +366,13 @@ def _folder() -> Path:
         ) from None
 
 
-def overall(stage: str, fraction: float) -> float:
-    """About how much of a run is behind it, 0 to 1."""
-    if stage not in STAGES:
+def overall(stage: str, fraction: float, options: dict[str, Any]) -> float:
+    """About how much of a run with these options is behind it, 0 to 1."""
+    stages = dict(OPTIMIZED if options.get("model", GENERIC) == GENERIC else PREDICTED)
+    if not options.get("refine"):
+        stages.pop("refining", None)
+    if stage not in stages:
         return 0.0
-    before = sum(share for name, share in STAGES.items() if list(STAGES).index(name) < list(STAGES).index(stage))
-    return before + STAGES[stage] * fraction
+    order = list(stages)
+    before = sum(stages[name] for name in order[: order.index(stage)])
+    return (before + stages[stage] * fraction) / sum(stages.values())

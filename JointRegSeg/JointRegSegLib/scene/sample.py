@@ -30,13 +30,13 @@ def _volume(scene: slicer.vtkMRMLScene, path: str, name: str) -> slicer.vtkMRMLS
 
 
 def _points(scene: slicer.vtkMRMLScene, path: str, name: str) -> slicer.vtkMRMLMarkupsNode:
-    node = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", scene.GenerateUniqueName(name))
+    node = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode")
     node.CreateDefaultDisplayNodes()
     storage = slicer.vtkMRMLMarkupsJsonStorageNode()
     storage.SetFileName(path)
     if not storage.ReadData(node):
         raise InputError(f"{path}: cannot be read as markups; install the extension again")
-    node.SetName(name)
+    node.SetName(scene.GenerateUniqueName(name))
     return node
 
 

@@ -59,3 +59,63 @@ def _copy(node: slicer.vtkMRMLSegmentationNode) -> slicer.vtkMRMLSegmentationNod
 
 
 _BINARY = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+
+
+def layers(masks: dict[str, sitk.Image]) -> list[tuple[sitk.Image, list[str]]]:
+    """As few label maps as masks allow, which overlap or lie on different lattices; touches no node.
+
+    Returns
+    -------
+    list
+        Label maps with the identifiers of their values 1, 2, …
+    """
+    frames: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []  # first voxel by identifier
+    for identifier, mask in masks.items():
+        affine = volumes.image_affine(mask)
+        for frame, begins in frames:
+            begin = _begin_in(frame, affine)
+            if begin is not None:
+                begins[identifier] = begin
+                break
+        else:
+            frames.append((affine, {identifier: np.zeros(3, int)}))
+    return [layer for frame, begins in frames for layer in _stacked(masks, frame, begins)]
+
+
+def _begin_in(frame: np.ndarray, affine: np.ndarray) -> np.ndarray | None:
+    """The first voxel of a lattice counted in another one; None unless they differ by whole voxels."""
+    begin = volumes.placed(np.linalg.inv(frame), affine[:3, 3])
+    whole = np.rint(begin).astype(int)
+    same = np.allclose(frame[:3, :3], affine[:3, :3], atol=1e-6) and np.allclose(begin, whole, atol=1e-3)
+    return whole if same else None
+
+
+def _stacked(
+    masks: dict[str, sitk.Image], frame: np.ndarray, begins: dict[str, np.ndarray]
+) -> list[tuple[sitk.Image, list[str]]]:
+    """Label maps of masks on one lattice, each mask in the first one where it has room."""
+    low = np.min(list(begins.values()), 0)
+    high = np.max([begin + masks[identifier].GetSize() for identifier, begin in begins.items()], 0)
+    made: list[tuple[np.ndarray, list[str]]] = []
+    for identifier, begin in begins.items():
+        inside = sitk.GetArrayViewFromImage(masks[identifier]) > 0
+        box = tuple(slice(a, a + n) for a, n in zip((begin - low)[::-1], inside.shape, strict=True))
+        layer = next((layer for layer in made if not layer[0][box][inside].any()), None)
+        if layer is None:
+            layer = np.zeros((high - low)[::-1], np.uint16), []
+            made.append(layer)
+        values, names = layer
+        names.append(identifier)
+        values[box][inside] = len(names)
+    affine = frame.copy()
+    affine[:3, 3] = volumes.placed(frame, low)
+    return [(volumes.to_image(values, affine), names) for values, names in made]
+
+
+def cut_out(inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The smallest box (k, j, i) of 0 and 1 around what is inside, and its first voxel (i, j, k)."""
+    edges = [np.flatnonzero(inside.any(tuple(a for a in range(3) if a != axis))) for axis in range(3)]
+    if not len(edges[0]):
+        return np.zeros((1, 1, 1), np.uint8), np.zeros(3, int)
+    box = tuple(slice(edge[0], edge[-1] + 1) for edge in edges)
+    return inside[box].astype(np.uint8), np.array([edge[0] for edge in edges[::-1]])

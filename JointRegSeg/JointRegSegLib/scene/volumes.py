@@ -34,10 +34,16 @@ def to_vtk(matrix: np.ndarray) -> vtk.vtkMatrix4x4:
 
 
 def affine_of(node: slicer.vtkMRMLVolumeNode) -> np.ndarray:
-    """Voxel index (i, j, k) → LPS mm of a volume node by itself, without its parent transform."""
+    """Voxel index (i, j, k), from zero, → LPS mm of a volume node by itself, without its parent transform.
+
+    VTK counts voxels from the begin of the image's extent, which a cropped image has anywhere.
+    """
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASMatrix(matrix)
-    return FLIP @ to_numpy(matrix)
+    out = FLIP @ to_numpy(matrix)
+    if node.GetImageData() is not None:
+        out[:3, 3] += out[:3, :3] @ node.GetImageData().GetExtent()[::2]
+    return out
 
 
 def values_of(node: slicer.vtkMRMLVolumeNode) -> np.ndarray:
