@@ -26,6 +26,8 @@ GENERIC_ENTRY = {
     "license": "Apache-2.0",
     "labels": [],
 }
+#: Largest side of a model's lattice in voxels, as in ``model.schema.json``.
+LARGEST_SIDE = 1024
 #: How far beyond the training images' range a length or volume may lie, as a share of the bound.
 TOLERANCE = 0.25
 _HERE = Path(__file__).resolve().parent
@@ -95,6 +97,10 @@ def _check(manifest: dict[str, Any]) -> None:
         raise TypeError("a text is none")
     if len(numbers) != 7 or not all(isinstance(number, int | float) for number in numbers):
         raise TypeError("a size is none")
+    if not all(isinstance(label["value"], int) for label in manifest["labels"]):
+        raise TypeError("a label's value is no number")
+    if not all(2 <= side <= LARGEST_SIDE for side in manifest["preprocessing"]["size"]):
+        raise ValueError("a lattice that no computer holds")
     if not manifest["name"].replace("-", "").isalnum():
         raise ValueError("a name has other characters than letters, digits and hyphens")
 

@@ -162,7 +162,7 @@ def test_a_checkerboard_has_squares_of_both(plain):
     nodes, result = plain
     board = compare.checkerboard(result, nodes["fixed"], 5)
     values = volumes.values_of(board)
-    assert values.min() >= 0 and values.max() <= 1
+    assert values.min() == 0 and values.max() == compare.WHITE
     half = {name: np.zeros(values.shape, bool) for name in ("fixed", "warped")}
     index = np.indices(values.shape)
     parity = (index // 5).sum(0) % 2  # voxels of 1 mm
@@ -170,8 +170,8 @@ def test_a_checkerboard_has_squares_of_both(plain):
     for name, node in (("fixed", nodes["fixed"]), ("warped", result.nodes["warped"])):
         own = volumes.values_of(node).astype(float)
         low, high = np.percentile(own, compare.ROBUST)
-        expected = np.clip((own - low) / (high - low), 0, 1)
-        np.testing.assert_allclose(values[half[name]], expected[half[name]], atol=1e-5)
+        expected = compare.WHITE * np.clip((own - low) / (high - low), 0, 1)
+        np.testing.assert_allclose(values[half[name]], expected[half[name]], atol=1.01)  # a shade
     np.testing.assert_allclose(volumes.affine_of(board), volumes.affine_of(nodes["fixed"]), atol=1e-6)
     assert compare.checkerboard(result, nodes["fixed"]) is board
 
@@ -181,13 +181,13 @@ def test_a_difference_is_gray_where_images_agree_whatever_their_units(plain, sce
     volumes.values_of(nodes["fixed"])[:] = volumes.values_of(result.nodes["warped"]) * 3 + 100
     nodes["fixed"].GetImageData().Modified()
     node = compare.difference(result, nodes["fixed"])
-    assert np.abs(volumes.values_of(node)).max() < 1e-5
+    assert np.abs(volumes.values_of(node)).max() <= 1  # a shade
     volumes.values_of(nodes["fixed"])[10:20] += 200
     compare.difference(result, nodes["fixed"])
     changed = volumes.values_of(node)[10:20]
     assert changed.mean() > 10 * abs(volumes.values_of(node)[25:].mean())
     display = node.GetDisplayNode()
-    assert display.GetLevel() == 0 and 0 < display.GetWindow() <= 2
+    assert display.GetLevel() == 0 and 0 < display.GetWindow() <= 2 * compare.WHITE
     assert node is compare.difference(result, nodes["fixed"])
 
 
@@ -199,7 +199,7 @@ def test_images_are_compared_where_they_are_seen(plain, scene):
     nodes["fixed"].SetAndObserveTransformNodeID(parent.GetID())
     result.nodes["warped"].SetAndObserveTransformNodeID(parent.GetID())
     node = compare.difference(result, nodes["fixed"])
-    np.testing.assert_allclose(volumes.values_of(node), before, atol=1e-3)
+    np.testing.assert_allclose(volumes.values_of(node), before, atol=1)
     np.testing.assert_allclose(volumes.affine_of(node), KNOWN @ volumes.affine_of(result.nodes["warped"]), atol=1e-4)
 
 

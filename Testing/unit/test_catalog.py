@@ -82,6 +82,9 @@ def test_what_ships_is_neither_replaced_nor_removed(home, bundle):
         (lambda folder: change(folder, title=7), "is not valid"),
         (lambda folder: change(folder, description=[1]), "is not valid"),
         (lambda folder: change(folder, preprocessing={}), "is not valid"),
+        (lambda folder: change(folder, preprocessing={"size": [64, 64, 0]}), "is not valid"),
+        (lambda folder: change(folder, preprocessing={"size": [10**6, 64, 64]}), "is not valid"),
+        (lambda folder: change(folder, labels=[{"name": "one"}]), "is not valid"),
     ],
 )
 def test_what_is_no_whole_bundle_is_refused_and_leaves_nothing(home, bundle, spoil, message):

@@ -7,9 +7,11 @@ import slicer
 
 from . import sitk, volumes
 from .results import SceneResult, adopt
-from .seen import image_of
+from .seen import Seen
 
-#: Intensities from here to there become 0 to 1, in percent of the voxels: a few bright ones must not darken the rest.
+#: What the brightest voxels become, and the darkest 0: more shades than a screen shows.
+WHITE = 255
+#: Intensities from here to there become 0 to `WHITE`, in percent of the voxels: a few bright ones must not darken all.
 ROBUST = (1.0, 99.0)
 #: About how many voxels the percentiles are taken from.
 SAMPLE = 1_000_000
@@ -33,14 +35,15 @@ def checkerboard(
     InputError
         If the warped volume is not in the scene anymore, or a volume holds no image.
     """
-    a, b, lattice = _alike(result, fixed)
-    spacing = np.array(lattice.GetSpacing())[::-1]
+    a, b, affine = _alike(result, fixed)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)[::-1]
     side = squares_mm or float((spacing * a.shape).max()) / SQUARES
     turns = [(np.arange(n) + 0.5) * mm // side % 2 for n, mm in zip(a.shape, spacing, strict=True)]
     i, j, k = (turn.astype(bool) for turn in turns)
-    values = np.where(i[:, None, None] ^ j[:, None] ^ k, b, a)
-    node = _volume(result, "checkerboard", values, lattice, f"{fixed.GetName()}, checkerboard")
-    node.GetDisplayNode().SetWindowLevel(1.0, 0.5)
+    for plane, odd in enumerate(i):
+        np.copyto(a[plane], b[plane], where=odd ^ j[:, None] ^ k)
+    node = _volume(result, "checkerboard", a, affine, f"{fixed.GetName()}, checkerboard")
+    node.GetDisplayNode().SetWindowLevel(WHITE, WHITE / 2)
     return node
 
 
@@ -52,21 +55,32 @@ def difference(result: SceneResult, fixed: slicer.vtkMRMLScalarVolumeNode) -> sl
     InputError
         If the warped volume is not in the scene anymore, or a volume holds no image.
     """
-    a, b, lattice = _alike(result, fixed)
-    values = a - b
-    node = _volume(result, "difference", values, lattice, f"{fixed.GetName()}, difference")
+    a, b, affine = _alike(result, fixed)
+    values = np.subtract(a, b, dtype=np.int16)
+    node = _volume(result, "difference", values, affine, f"{fixed.GetName()}, difference")
     widest = float(np.percentile(np.abs(_sample(values)), ROBUST[1]))
     node.GetDisplayNode().SetWindowLevel(2 * widest or 1.0, 0.0)
     return node
 
 
-def _alike(result: SceneResult, fixed: slicer.vtkMRMLScalarVolumeNode) -> tuple[np.ndarray, np.ndarray, sitk.Image]:
-    """Both images on the warped one's lattice, scaled; and an image with that lattice."""
-    lattice = image_of(result.need("warped"), "warped volume")
-    there = image_of(fixed, "fixed volume")
-    if there.GetSize() != lattice.GetSize() or not np.allclose(*map(volumes.image_affine, (there, lattice)), atol=1e-4):
-        there = sitk.Resample(there, lattice)  # the fixed volume was moved since
-    return _scaled(sitk.GetArrayViewFromImage(there)), _scaled(sitk.GetArrayViewFromImage(lattice)), lattice
+def _alike(result: SceneResult, fixed: slicer.vtkMRMLScalarVolumeNode) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Both images on the warped one's lattice, scaled, and that lattice's voxel → LPS matrix."""
+    (warped, affine), (values, own) = (
+        _read(node, role) for node, role in ((result.need("warped"), "warped volume"), (fixed, "fixed volume"))
+    )
+    if values.shape != warped.shape or not np.allclose(own, affine, atol=1e-4):  # the fixed volume was moved since
+        values = sitk.GetArrayFromImage(sitk.Resample(volumes.to_image(values, own), volumes.to_image(warped, affine)))
+    return _scaled(values), _scaled(warped), affine
+
+
+def _read(node: slicer.vtkMRMLScalarVolumeNode, role: str) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels (k, j, i) where they are seen, copied only if they have to be resampled, and their lattice."""
+    seen = Seen(node, role)
+    seen.look()
+    if (view := seen.view()) is not None:
+        return view
+    image = seen.image()
+    return sitk.GetArrayFromImage(image), volumes.image_affine(image)
 
 
 def _sample(values: np.ndarray) -> np.ndarray:
@@ -75,18 +89,21 @@ def _sample(values: np.ndarray) -> np.ndarray:
 
 
 def _scaled(values: np.ndarray) -> np.ndarray:
-    """From 0 to 1; voxels without a value are as dark as the darkest."""
+    """From 0 to `WHITE`, plane by plane, which stays in the cache; voxels without a value are as the darkest."""
     some = _sample(values)
     some = some[np.isfinite(some)]
     low, high = np.percentile(some, ROBUST) if len(some) else (0.0, 1.0)
-    out = values.astype(np.float32)
-    out -= low
-    out /= high - low or 1
-    return np.nan_to_num(np.clip(out, 0, 1, out=out), copy=False, nan=0.0)
+    factor, out = WHITE / (high - low or 1), np.empty(values.shape, np.uint8)
+    for plane, into in zip(values, out, strict=True):
+        scaled = np.subtract(plane, low, dtype=np.float32)
+        scaled *= factor
+        np.clip(scaled, 0, WHITE, out=scaled)
+        into[:] = np.nan_to_num(scaled, nan=0.0) if values.dtype.kind == "f" else scaled
+    return out
 
 
 def _volume(
-    result: SceneResult, role: str, values: np.ndarray, lattice: sitk.Image, name: str
+    result: SceneResult, role: str, values: np.ndarray, affine: np.ndarray, name: str
 ) -> slicer.vtkMRMLScalarVolumeNode:
     """The result's node of this role, made if there is none."""
     scene, node = result.need("warped").GetScene(), result.get(role)
@@ -97,7 +114,5 @@ def _volume(
         node.GetDisplayNode().SetAutoWindowLevel(False)
         node.SetHideFromEditors(True)  # nothing to register or to carry over
         adopt(result, role, node)
-    image = sitk.GetImageFromArray(values)
-    image.CopyInformation(lattice)
-    volumes.fill(node, image)
+    volumes.fill_values(node, values, affine)
     return node

@@ -110,6 +110,10 @@ class Seen:
         end = time.perf_counter() + seconds
         return not any(time.perf_counter() >= end for _ in self._questions)
 
+    def view(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Voxels (k, j, i) in the node's own memory and their lattice (4, 4); None if they have to be resampled."""
+        return (self._values, self._affine) if self._back is None and self._field is None else None
+
     def image(self) -> sitk.Image:
         """The image; its voxels are a copy. Touches no node."""
         here = volumes.to_image(self._values, self._affine)

@@ -164,13 +164,17 @@ def image_affine(image: sitk.Image) -> np.ndarray:
 
 def fill(node: slicer.vtkMRMLVolumeNode, image: sitk.Image) -> None:
     """Put an image's voxels and lattice into a volume node of this module's own."""
-    array = sitk.GetArrayViewFromImage(image)
+    fill_values(node, sitk.GetArrayViewFromImage(image), image_affine(image))
+
+
+def fill_values(node: slicer.vtkMRMLVolumeNode, values: np.ndarray, affine: np.ndarray) -> None:
+    """Put voxels (k, j, i) with a voxel → LPS matrix into a volume node of this module's own."""
     data = vtk.vtkImageData()
-    data.SetDimensions(*image.GetSize())
-    data.AllocateScalars(get_vtk_array_type(array.dtype), 1)
-    vtk_to_numpy(data.GetPointData().GetScalars())[:] = array.ravel()
+    data.SetDimensions(*values.shape[::-1])
+    data.AllocateScalars(get_vtk_array_type(values.dtype), 1)
+    vtk_to_numpy(data.GetPointData().GetScalars())[:] = values.ravel()
     node.SetAndObserveImageData(data)
-    node.SetIJKToRASMatrix(to_vtk(FLIP @ image_affine(image)))
+    node.SetIJKToRASMatrix(to_vtk(FLIP @ affine))
 
 
 def grid_transform(displacement: sitk.Image) -> slicer.vtkOrientedGridTransform:
