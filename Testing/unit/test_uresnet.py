@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from JointRegSegLib import fields, losses
 from JointRegSegLib.networks import UResNet
-from JointRegSegLib.networks.linear import composed, inverted
+from JointRegSegLib.networks.linear import composed, inverted, refined
 from perturb import perturbed
 
-SHAPE = (8, 12, 16)
+SHAPE = (8, 16, 24)
 
 
 @pytest.fixture
@@ -61,18 +62,28 @@ def test_the_affine_part_acts_about_the_middle_after_the_deformation(pair):
     np.testing.assert_allclose(total + np.array([3, 5, 7]), matrix @ [*place, 1], atol=1e-4)
 
 
-@pytest.mark.parametrize("velocity", [True, False])
-def test_the_second_look_starts_from_what_the_first_one_found(pair, velocity):
-    network = perturbed(UResNet(classes=0, velocity=velocity))
-    network.passes = 1
-    first = network(*pair)
-    carried = fields.warp(pair[0], first.there)
-    second = network(carried, pair[1])
+def test_the_second_look_starts_from_what_a_coarse_one_found(pair):
+    network = perturbed(UResNet(classes=0, velocity=False))
+    network.passes, network.divisor = 1, 4
+    coarse = network(*(F.avg_pool3d(image, 2) for image in pair))
+    there = fields.resize(coarse.forward, SHAPE)
+    first = fields.then_affine(there, refined(coarse.affine, 2))
+    second = network(fields.warp(pair[0], first), pair[1])
     network.passes = 2
     both = network(*pair)
-    torch.testing.assert_close(both.there, fields.compose(first.there, second.there), atol=1e-4, rtol=1e-4)
-    assert (both.there - first.there).abs().max() > 0.01
-    torch.testing.assert_close(both.affine, composed(first.affine, second.affine))
+    torch.testing.assert_close(both.there, fields.compose(first, second.there), atol=1e-4, rtol=1e-4)
+    assert (both.there - first).abs().max() > 0.01 and (both.there - second.there).abs().max() > 0.01
+    torch.testing.assert_close(both.affine, composed(refined(coarse.affine, 2), second.affine))
+
+
+def test_an_affine_map_on_a_finer_lattice(generator):
+    """The same points go the same way: a voxel of the coarse lattice is the middle of 2³ fine ones."""
+    matrix = torch.eye(3, 4) + 0.2 * torch.randn(4, 3, 4, generator=generator)
+    coarse = torch.rand(4, 3, 1, generator=generator) * 9
+    fine = 2 * coarse + 0.5
+    moved = matrix[:, :, :3] @ coarse + matrix[:, :, 3:]
+    finer = refined(matrix, 2)
+    torch.testing.assert_close(finer[:, :, :3] @ fine + finer[:, :, 3:], 2 * moved + 0.5, atol=1e-4, rtol=1e-4)
 
 
 def test_affine_maps_one_after_the_other_and_back(generator):

@@ -37,3 +37,10 @@ def inverted(matrix: torch.Tensor) -> torch.Tensor:
     """(N, 3, 4) matrices of the maps back."""
     back = torch.linalg.inv(matrix[:, :, :3])
     return torch.cat([back, -back @ matrix[:, :, 3:]], 2)
+
+
+def refined(matrix: torch.Tensor, factor: int) -> torch.Tensor:
+    """(N, 3, 4) matrices in voxels of a lattice whose voxels are ``factor`` times as fine; outer borders agree."""
+    middle = torch.full((3, 1), (factor - 1) / 2, device=matrix.device)
+    linear = matrix[:, :, :3]
+    return torch.cat([linear, factor * matrix[:, :, 3:] + middle - linear @ middle], 2)

@@ -15,7 +15,8 @@ Additions, off in the paper's version (``paper``):
 
 - *velocity*: the deformation is the exponential of a stationary velocity field, means over 2³ voxels of the answer. A
   sum of spatial gradients carries every error on to the far border, across all the empty space around a brain.
-- *passes*: the network looks again, at the image carried over by what it has found, and the maps are composed.
+- *passes*: the network looks again, at the image carried over by what it has found, and the maps are composed. Each
+  look but the last one is at half the resolution of the next: large motion first, for an eighth of the time.
 - *normalized*: instance normalization, which lets so small a network be trained in minutes.
 - *both*: the network runs on the images exchanged, too, which gives the way back and the fixed image's own
   segmentation, where the paper only carries the moving one's over.
@@ -33,7 +34,7 @@ from torch import nn
 from .. import fields
 from .blocks import zeroed
 from .interface import Level, Prediction, RegistrationNetwork, stacked
-from .linear import AffineHead, composed, inverted
+from .linear import AffineHead, composed, inverted, refined
 
 
 def _layers(inputs: int, outputs: int, normalized: bool) -> list[nn.Module]:
@@ -84,7 +85,7 @@ class UResNet(RegistrationNetwork):
     velocity, normalized, both : bool
         See the module's text.
     passes : int
-        How often the network looks, once or more; the first pass segments.
+        How often the network looks, once or more.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class UResNet(RegistrationNetwork):
         if passes < 1:
             raise ValueError(f"passes has to be 1 or more, not {passes}")
         self.inputs, self.velocity, self.both, self.passes = inputs, velocity, both, passes
-        self.divisor = 2 ** (len(channels) - 1)
+        self.divisor = 2 ** (len(channels) + passes - 2)
         self.first = nn.Sequential(*_layers(2 * inputs, channels[0], normalized))
         self.down = nn.ModuleList(
             nn.Sequential(
@@ -127,22 +128,20 @@ class UResNet(RegistrationNetwork):
 
     def forward(self, moving: torch.Tensor, fixed: torch.Tensor) -> Prediction:
         self.check(moving, fixed)
-        n = len(moving)
         pairs = stacked(moving, fixed, self.both)
-        features = self._encoded(pairs)
-        displacement, affine, gradients = self._map(features, moving.shape[2:])
-        scores = None
-        if self.segmentation is not None:
-            scores = self.classifier(self.segmentation(features)).float()
-        for _ in range(1, self.passes):
+        sources, targets = pairs.chunk(2, 1)
+        displacement, affine, gradients = self._look(pairs, 2 ** (self.passes - 1))
+        for remaining in reversed(range(self.passes - 1)):
             so_far = fields.then_affine(displacement, affine)
-            sources, targets = pairs.chunk(2, 1)
             carried = fields.warp(sources, so_far.to(sources.dtype))
-            more, turn, _ = self._map(self._encoded(torch.cat([carried, targets], 1)), moving.shape[2:])
+            more, turn, gradients = self._look(torch.cat([carried, targets], 1), 2**remaining)
             affine = composed(affine, turn)
             total = fields.compose(so_far, fields.then_affine(more, turn))
             displacement, gradients = fields.then_affine(total, inverted(affine)), None
-        return Prediction.split(n, displacement, affine, scores, [Level(displacement, gradients, affine)])
+        scores = None
+        if self.segmentation is not None:
+            scores = self.classifier(self.segmentation(self._encoded(pairs))).float()
+        return Prediction.split(len(moving), displacement, affine, scores, [Level(displacement, gradients, affine)])
 
     def _encoded(self, pairs: torch.Tensor) -> list[torch.Tensor]:
         """(N, 2 C, D, H, W) → features of each level, fine to coarse."""
@@ -151,13 +150,17 @@ class UResNet(RegistrationNetwork):
             features.append(level(features[-1]))
         return features
 
-    def _map(
-        self, features: list[torch.Tensor], shape: torch.Size
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Displacement (N, 3, D, H, W), the affine map (N, 3, 4) after it, and gradients where it is made of such."""
-        found = self.registration(features)
-        answer, affine = self.deformable(found).float(), self.linear(found, shape)
+    def _look(self, pairs: torch.Tensor, factor: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """What a look at (N, 2 C, D, H, W) images finds, averaged over blocks of ``factor``³ voxels first.
+
+        Displacement (N, 3, D, H, W), the affine map (N, 3, 4) after it, and the gradients that the first is made of.
+        """
+        shape, seen = pairs.shape[2:], F.avg_pool3d(pairs, factor) if factor > 1 else pairs
+        found = self.registration(self._encoded(seen))
+        answer, affine = self.deformable(found).float(), self.linear(found, seen.shape[2:])
         if self.velocity:
-            return fields.resize(fields.scale_and_square(F.avg_pool3d(answer, 2)), shape), affine, None
-        gradients = torch.sigmoid(answer)
-        return fields.integrate_gradients(gradients), affine, gradients
+            displacement, gradients = fields.scale_and_square(F.avg_pool3d(answer, 2)), None
+        else:
+            gradients = torch.sigmoid(answer)
+            displacement = fields.integrate_gradients(gradients)
+        return fields.resize(displacement, shape), refined(affine, factor), gradients
