@@ -64,7 +64,7 @@ class Preprocessing:
         if self.alignment != "mass":
             return grid.center
         weight = (image[0, 0] - image.min()).double()
-        total = weight.sum().clamp_min(1e-12)
+        total = weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)
         axes = zip(weight.shape, ((1, 2), (0, 2), (0, 1)), strict=True)
         place = [float((weight.sum(others) * torch.arange(n)).sum() / total) for n, others in axes]
         return grid.to_world(place[::-1])
@@ -109,8 +109,9 @@ class Preprocessing:
 
 
 def _zscore(image: torch.Tensor, resampled: torch.Tensor) -> torch.Tensor:
-    values = image[image > image.min()]
-    return ((resampled - values.mean()) / values.std().clamp_min(1e-6)).clamp(-5, 5)
+    low, span = image.min(), image.max() - image.min()
+    values = (image[image > low] - low) / span  # so that squares neither vanish nor overflow, whatever the unit
+    return (((resampled - low) / span - values.mean()) / values.std().clamp_min(1e-6)).clamp(-5, 5)
 
 
 def _ct_windows(image: torch.Tensor, resampled: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from JointRegSegLib.geometry import Grid
-from JointRegSegLib.preprocess import Preprocessing
+from JointRegSegLib.preprocess import INTENSITIES, Preprocessing
+from JointRegSegLib.similarity import unit_range
 from scipy.spatial.transform import Rotation
 
 OBLIQUE = Rotation.from_rotvec([0.2, -0.1, 0.15]).as_matrix()
@@ -60,3 +61,17 @@ def test_the_center_of_mass_of_nothing_is_somewhere():
     own = grid()
     place = Preprocessing((8, 8, 8), (1, 1, 1), alignment="mass").middle(torch.zeros(1, 1, *own.shape), own)
     assert np.isfinite(place).all()
+
+
+@pytest.mark.parametrize("unit", [1e-15, 1e-9, 1.0, 1e15, 1e33])
+def test_the_unit_of_intensities_does_not_matter(unit):
+    own = grid()
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(1, 1, *own.shape, generator=generator) - 0.3
+    zscore = INTENSITIES["zscore"]
+    values = image[image > image.min()].double()
+    expected = (image.double() - values.mean()) / values.std()
+    torch.testing.assert_close(zscore(image * unit, image * unit).double(), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(unit_range(image * unit), unit_range(image), atol=1e-5, rtol=0)
+    mass = Preprocessing((8, 8, 8), (1, 1, 1), alignment="mass")
+    np.testing.assert_allclose(mass.middle(image * unit, own), mass.middle(image, own), atol=1e-4)
