@@ -135,7 +135,8 @@ def register_and_segment(
         tell(progress, "checking", 0.0)
         figures = _figures(result, volumes, landmarks, estimate)
     seconds["total"] = time.perf_counter() - began
-    warnings = estimate.warnings or []
+    sides = zip(("fixed image", "moving image"), volumes, strict=True)
+    warnings = [*(estimate.warnings or []), *(text for name, v in sides for text in quality.meager(name, v.values))]
     result.report = {
         "notice": NOTICE,
         "verdict": quality.verdict(figures, warnings, JUDGED_BY[similarity]),

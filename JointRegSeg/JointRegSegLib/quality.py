@@ -19,6 +19,14 @@ FOLDED_RED, FOLDED_AMBER = 5e-3, 1e-5
 INVERSE_AMBER = 0.5
 AGREEMENT_RED, AGREEMENT_AMBER = 0.5, 0.75
 WORSE = 0.02
+#: Least similarity after registration. Real pairs of hippocampi, brains and lungs reach more; noise, or a heart on a
+#: hippocampus, mostly do not.
+FLOOR = {"local_correlation": 0.18, "correlation": 0.5, "mutual_information": 0.25}
+#: Correlation of two images that are the same but for noise, which registration cannot bring closer. Breaths in CT
+#: reach 0.994, for air and tissue make up most of it.
+SAME_BEFORE, SAME_AFTER = 0.999, 0.95
+#: Along an axis, and to the third power in all, the fewest voxels that a registration can be judged by.
+FEWEST = 8
 
 
 def similarity(
@@ -52,6 +60,16 @@ def similarity(
             losses.mutual_information(unit_range(warped), unit_range(fixed), mask=mask)
         )
     return out
+
+
+def meager(name: str, image: torch.Tensor) -> list[str]:
+    """A sentence about a (1, 1, D, H, W) image, called ``name``, that has too few voxels to judge by."""
+    if (least := min(image.shape[2:])) < FEWEST:
+        return [f"{name}: {least} voxels along an axis are too few to judge a registration by"]
+    count = int((image > image.min()).sum())
+    if count < FEWEST**3:
+        return [f"{name}: only {count} voxels are above its minimum, too few to judge a registration by"]
+    return []
 
 
 def regularity(deformation: Deformation) -> dict[str, Any]:
@@ -121,18 +139,8 @@ def verdict(quality: dict[str, Any], warnings: list[str], judged_by: str) -> dic
     else:
         good.append("the deformation does not fold" if folded == 0 else f"only {100 * folded:.2g} % of voxels fold")
 
-    pair = quality["similarity"][judged_by]
-    before, after = pair["before"], pair["after"]
-    title = judged_by.replace("_", " ")
-    if after is None:
-        red.append("after registration the images do not overlap")
-    elif before is not None and after < before - WORSE:
-        red.append(f"the images are less alike than before ({title} {before:.2f} → {after:.2f})")
-    elif before is not None and after <= before:
-        amber.append(f"the images are no more alike than before ({title} {before:.2f} → {after:.2f})")
-    else:
-        was = "no overlap" if before is None else f"{before:.2f}"
-        good.append(f"the images are more alike ({title} {was} → {after:.2f})")
+    color, text = _likeness(quality["similarity"], judged_by)
+    {"red": red, "amber": amber, "green": good}[color].append(text)
 
     error = quality["regularity"]["inverse_consistency_voxels"]["mean"]
     if error is not None and error > INVERSE_AMBER:
@@ -159,3 +167,22 @@ def verdict(quality: dict[str, Any], warnings: list[str], judged_by: str) -> dic
 
     color = "red" if red else "amber" if amber else "green"
     return {"color": color, "reasons": [*red, *amber] if color != "green" else good, "checks_passed": good}
+
+
+def _likeness(similarity: dict[str, Any], judged_by: str) -> tuple[str, str]:
+    """Color and sentence about how alike the images are."""
+    before, after = (similarity[judged_by][moment] for moment in ("before", "after"))
+    if after is None:
+        return "red", "after registration the images do not overlap"
+    whole = similarity["correlation"]
+    if (whole["before"] or 0) >= SAME_BEFORE and whole["after"] >= SAME_AFTER:
+        return "green", f"the images were nearly the same (correlation {whole['before']:.2f} → {whole['after']:.2f})"
+    was = "no overlap" if before is None else f"{before:.2f}"
+    change = f"({judged_by.replace('_', ' ')} {was} → {after:.2f})"
+    if before is not None and after < before - WORSE:
+        return "red", f"the images are less alike than before {change}"
+    if after < FLOOR[judged_by]:
+        return "amber", f"the images have little in common even after registration {change}"
+    if before is not None and after <= before:
+        return "amber", f"the images are no more alike than before {change}"
+    return "green", f"the images are more alike {change}"

@@ -50,6 +50,45 @@ def changed(path: str, value: object) -> dict:
         (changed("similarity.local_correlation.after", 0.29), [], "amber", "no more alike than before"),
         (changed("similarity.local_correlation.after", None), [], "red", "do not overlap"),
         (changed("similarity.local_correlation.before", None), [], "green", "no overlap → 0.80"),
+        (changed("similarity.local_correlation", {"before": None, "after": 0.17}), [], "amber", "little in common"),
+        (changed("similarity.local_correlation", {"before": 0.03, "after": 0.17}), [], "amber", "little in common"),
+        (changed("similarity.local_correlation", {"before": 0.02, "after": 0.21}), [], "green", "more alike"),
+        (
+            changed(
+                "similarity",
+                {
+                    "local_correlation": {"before": 1.0, "after": 0.93},
+                    "correlation": {"before": 1.0, "after": 0.98},
+                },
+            ),
+            [],
+            "green",
+            "nearly the same (correlation 1.00 → 0.98)",
+        ),
+        (
+            changed(
+                "similarity",
+                {
+                    "local_correlation": {"before": 1.0, "after": 0.5},
+                    "correlation": {"before": 1.0, "after": 0.9},
+                },
+            ),
+            [],
+            "red",
+            "less alike than before",
+        ),
+        (
+            changed(
+                "similarity",
+                {
+                    "local_correlation": {"before": 0.54, "after": 0.5},
+                    "correlation": {"before": 0.994, "after": 0.995},
+                },
+            ),
+            [],
+            "red",
+            "less alike than before",
+        ),
         (changed("regularity.inverse_consistency_voxels.mean", 0.8), [], "amber", "there and back"),
         (changed("segmentation_agreement.mean_dice", 0.6), [], "amber", "agree with Dice 0.60"),
         (changed("segmentation_agreement.mean_dice", 0.2), [], "red", "agree with Dice 0.20"),
@@ -71,6 +110,26 @@ def test_only_the_optimized_similarity_counts():
     worse = changed("similarity.correlation.after", 0.1)
     assert quality.verdict(worse, [], "local_correlation")["color"] == "green"
     assert quality.verdict(worse, [], "correlation")["color"] == "red"
+
+
+def test_noise_has_nothing_in_common():
+    rng = np.random.default_rng(0)
+    noise = [sitk.GetImageFromArray(rng.normal(size=(24, 24, 24)).astype(np.float32)) for _ in range(2)]
+    result = register(*noise, working_size=16)
+    assert result.verdict == "amber"
+    assert "have little in common even after registration" in result.report["verdict"]["reasons"][0]
+
+
+def test_too_little_to_judge_by(pair):
+    def reasons(image: sitk.Image) -> str:
+        return " ".join(register(pair["fixed"], image, align="center", working_size=16).report["verdict"]["reasons"])
+
+    slab = sitk.ReadImage(str(pair["moving"]))[:, :, 3:10]
+    assert "moving image: 7 voxels along an axis are too few" in reasons(slab)
+    speck = volume(thing(), fixed_grid()) * 0
+    speck[8:15, 8:15, 4:12] = 1.0
+    speck[10, 10, 8] = 2.0
+    assert "moving image: only 392 voxels are above its minimum" in reasons(speck)
 
 
 def test_figures_of_a_known_motion():
