@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,31 +27,56 @@ IMAGES = (
     "warped_segmentation",
     "warped_labels",
 )
+#: All names that the folder of a result can hold.
+NAMES = {*(f"{name}.nii.gz" for name in IMAGES), "transform.h5", "inverse_transform.h5", REPORT, "report.html"}
 
 
-def check_free(folder: str | Path, overwrite: bool = False) -> Path:
-    """Raise `OutputError` if ``folder`` exists and may not be replaced, holds something that is no result, or cannot be
-    made; returns its absolute path."""
-    folder = Path(folder).absolute()
+def check_free(folder: str | Path, overwrite: bool = False, inputs: Iterable[str | Path | None] = ()) -> Path:
+    """The folder to write a result to, without links.
+
+    Parameters
+    ----------
+    folder : path
+        It need not exist.
+    overwrite : bool
+        Whether an earlier result may be replaced; what else lies in the folder may not.
+    inputs : paths, optional
+        Must not lie in the folder.
+
+    Raises
+    ------
+    OutputError
+        If the folder exists and may not be replaced, or cannot be made.
+    """
     try:
-        folder.exists()  # which some names are too long for
-        Path(tempfile.mkdtemp(prefix=".", dir=next(path for path in folder.parents if path.exists()))).rmdir()
+        where = Path(os.path.realpath(folder))
+        if Path(folder).is_symlink() and not where.exists():
+            raise OutputError(f"{folder}: is a link to {where}, which does not exist; create that or name another one")
+        if where.exists() and not where.is_dir():
+            raise OutputError(f"{where}: is a file; name a folder")
+        there = {path.name for path in where.iterdir()} if where.exists() else set()
+        Path(tempfile.mkdtemp(prefix=".", dir=next(path for path in where.parents if path.exists()))).rmdir()
     except OSError as error:
-        raise OutputError(f"{folder}: cannot be created ({error.strerror}); name another folder") from None
-    if folder.exists():
-        if not folder.is_dir():
-            raise OutputError(f"{folder}: is a file; name a folder")
-        if any(folder.iterdir()):
-            if not overwrite:
-                raise OutputError(f"{folder}: exists already; replace it, or name another folder", "overwrite")
-            if not (folder / REPORT).is_file():
-                raise OutputError(f"{folder}: is not the folder of a result and will not be replaced; name another one")
-    return folder
+        raise OutputError(f"{where}: cannot be created ({error.strerror}); name another folder") from None
+    for path in filter(None, inputs):
+        if Path(os.path.realpath(path)).is_relative_to(where):
+            raise OutputError(f"{where}: holds the input {path}; name another folder")
+    if there and not overwrite:
+        raise OutputError(f"{where}: exists already; replace it, or name another folder", "overwrite")
+    strangers = there - NAMES
+    if strangers or (there and REPORT not in there):
+        why = f"holds '{min(strangers)}'" if strangers else f"has no {REPORT}"
+        raise OutputError(
+            f"{where}: is not the folder of a result, for it {why}, and will not be replaced; name another one"
+        )
+    return where
 
 
 @contextmanager
 def complete_or_nothing(folder: Path) -> Iterator[Path]:
     """A folder beside ``folder`` to write to, which takes its place at the end, or vanishes after an error.
+
+    What was in its place goes when the new one is there, and is back after an error.
 
     Raises
     ------
@@ -62,20 +88,27 @@ def complete_or_nothing(folder: Path) -> Iterator[Path]:
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     except OSError as error:
         raise OutputError(f"{folder}: cannot be created ({error.strerror}); check space and permissions") from None
+    aside = partial.with_name(f"{partial.name}.old")
     try:
         yield partial
         partial.chmod(0o755)
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(aside)
         partial.rename(folder)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written ({error.strerror}); check space and permissions") from None
+    except OutputError as error:  # it names the folder beside
+        raise OutputError(str(error).replace(str(partial), str(folder)), error.option) from None
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if aside.exists() and not folder.exists():
+            aside.rename(folder)
+        for rest in (partial, aside):
+            shutil.rmtree(rest, ignore_errors=True)
 
 
 def remove_partial(folder: Path) -> None:
     """Remove what processes that were killed in `complete_or_nothing` left beside ``folder``."""
+    folder = Path(os.path.realpath(folder))
     for partial in folder.parent.glob(f".{glob.escape(folder.name)}.{'?' * 8}"):  # as mkdtemp names them
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -89,11 +122,13 @@ def save(result: Registration, folder: str | Path, overwrite: bool = False, prog
     Raises
     ------
     OutputError
-        If ``folder`` exists (without ``overwrite``) or cannot be written to; nothing is left behind then.
+        If ``folder`` exists (without ``overwrite``), holds an input or anything else that is no file of a result, or
+        cannot be written to; nothing is left behind then.
     """
     from .report import write_html
 
-    folder = check_free(folder, overwrite)
+    inputs = result.report["inputs"].values()
+    folder = check_free(folder, overwrite, [entry["file"] if isinstance(entry, dict) else entry for entry in inputs])
     images = {name: getattr(result, name) for name in IMAGES if getattr(result, name) is not None}
     with complete_or_nothing(folder) as partial:
         for i, (name, image) in enumerate(images.items()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from JointRegSegLib import files, output, register
@@ -47,6 +48,48 @@ def test_folder_is_readable_by_others_and_given_back(result, tmp_path):
     assert folder == tmp_path / "out"
     assert folder.stat().st_mode & 0o777 == 0o755
     assert json.loads((folder / output.REPORT).read_text(encoding="utf-8"))["model"]["name"] == "tiny-blobs"
+
+
+@pytest.mark.parametrize(("failure", "error"), [(breaks, OutputError), (stops, KeyboardInterrupt)])
+def test_the_old_result_is_back_when_the_new_one_cannot_take_its_place(result, tmp_path, monkeypatch, failure, error):
+    folder = result.save(tmp_path / "out")
+    kept = {p.name: p.read_bytes() for p in folder.iterdir()}
+    rename, moved = Path.rename, []
+
+    def fails_at_the_second(self, target):
+        moved.append(target)
+        return failure() if len(moved) == 2 else rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fails_at_the_second)
+    with pytest.raises(error):
+        result.save(tmp_path / "out", overwrite=True)
+    assert len(moved) == 3
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == kept
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "pair"]
+
+
+def test_an_input_is_not_replaced_by_its_result(result, pair, tmp_path):
+    folder = result.save(tmp_path / "out")
+    again = register(pair["fixed"], folder / "warped.nii.gz", "tiny-blobs")
+    with pytest.raises(OutputError, match="holds the input"):
+        again.save(folder, overwrite=True)
+    assert (folder / "warped.nii.gz").is_file()
+
+
+def test_linked_folders(result, tmp_path):
+    real, link = tmp_path / "real", tmp_path / "link"
+    link.symlink_to(real)
+    with pytest.raises(OutputError, match=r"link: is a link to .*real, which does not exist"):
+        output.check_free(link)
+    real.mkdir()
+    for overwrite in (False, True):
+        assert result.save(link, overwrite) == real
+        assert link.is_symlink() and (link / "report.json").is_file()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "pair", "real"]
+    circle = tmp_path / "circle"
+    circle.symlink_to(circle)
+    with pytest.raises(OutputError, match="circle: "):
+        output.check_free(circle)
 
 
 def test_the_working_folder_itself(result, tmp_path, monkeypatch):
