@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 #: Subcommands from elsewhere (training) register here, so that this library need not know them.
 PLUGINS = "jointregseg.commands"
 REFINE_STEPS = 40
+DEVICE = "where to compute; auto: on a GPU if there is one"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -40,8 +41,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--align", choices=("world", "center"), help="begin as they lie in space, or middle on middle")
     parser.add_argument("--fill", type=float, metavar="VALUE", help="value for NaN and infinite voxels")
     parser.add_argument("--working-size", type=int, metavar="N", help="longest side of generic's lattice, in voxels")
-    parser.add_argument("--device", choices=CHOICES, default="auto")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", choices=CHOICES, default="auto", help=DEVICE)
+    parser.add_argument("--seed", type=int, default=0, help="of random numbers: the same one gives the same result")
     parser.add_argument("--overwrite", action="store_true", help="replace results that exist")
 
 
@@ -90,7 +91,11 @@ def _parser() -> argparse.ArgumentParser:
     for side in ("moving", "fixed"):
         one.add_argument(f"--{side}-labels", metavar="L", help=f"label map of the {side} volume, to score")
     for side in ("moving", "fixed"):
-        one.add_argument(f"--{side}-points", metavar="P", help=f"landmarks of the {side} volume (CSV, LPS mm)")
+        one.add_argument(
+            f"--{side}-points",
+            metavar="P",
+            help=f"landmarks of the {side} volume (.csv in LPS mm, .mrk.json, .fcsv, .vtk)",
+        )
     add_options(one)
     one.set_defaults(run=_register)
 
@@ -125,12 +130,16 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="simulate a breathing thorax (or take a real pair) and register it")
     demo.add_argument("--data", type=Path, metavar="DIR", help="take a real pair from this folder of data")
-    demo.add_argument("--output", type=Path, default=Path("demo"), metavar="DIR")
-    demo.add_argument("--device", choices=CHOICES, default="auto")
+    demo.add_argument("--output", type=Path, default=Path("demo"), metavar="DIR", help="folder for the result (demo)")
+    demo.add_argument("--device", choices=CHOICES, default="auto", help=DEVICE)
     demo.set_defaults(run=_demo)
 
     for entry in sorted(entry_points(group=PLUGINS), key=lambda e: e.name):
-        entry.load()(commands.add_parser(entry.name, help=f"{entry.name} (training)"))
+        plugin = argparse.ArgumentParser(add_help=False)
+        entry.load()(plugin)
+        told = plugin.description.partition(". ")[0].rstrip(".")
+        told = f"training: {told[0].lower()}{told[1:]}"
+        commands.add_parser(entry.name, help=told, description=plugin.description, parents=[plugin])
     return parser
 
 
@@ -139,7 +148,16 @@ def _register(arguments: argparse.Namespace) -> int:
     from .pipeline import register_and_segment
     from .terminal import Bar
 
-    output.check_free(arguments.output, arguments.overwrite)
+    given = arguments
+    inputs = (
+        given.fixed,
+        given.moving,
+        given.fixed_labels,
+        given.moving_labels,
+        given.fixed_points,
+        given.moving_points,
+    )
+    output.check_free(given.output, given.overwrite, inputs)
     with Bar() as bar:
         result = register_and_segment(
             arguments.fixed,

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from . import models
 from .errors import InputError
 from .files import grid_of
 from .metrics import landmark_errors
@@ -47,6 +48,7 @@ def _simulated(output: Path, device_name: str) -> Registration:
             device_name=device_name,
             progress=bar,
         )
+        _name(result)
         result.save(output, overwrite=True, progress=bar)
     errors = motion_errors(pair, result)
     figures = result.report["quality"]
@@ -61,6 +63,15 @@ def _simulated(output: Path, device_name: str) -> Registration:
     return result
 
 
+def _name(result: Registration) -> None:
+    """Give images and labels, which come without a file, the names under which the report shows them."""
+    result.label_names = LABELS
+    result.report["inputs"]["fixed"]["name"] = "simulated inhale"
+    result.report["inputs"]["moving"]["name"] = "simulated exhale"
+    for overlap in result.report["quality"]["labels"].values():
+        overlap["labels"] = {LABELS[int(value)]: figures for value, figures in overlap["labels"].items()}
+
+
 def motion_errors(pair: ThoraxPair, result: Registration) -> tuple[np.ndarray, np.ndarray]:
     """Distance in mm from the true motion at every lung voxel of the fixed image: not registered, and registered."""
     labels = sitk.GetArrayViewFromImage(pair.fixed_labels)
@@ -73,7 +84,11 @@ def motion_errors(pair: ThoraxPair, result: Registration) -> tuple[np.ndarray, n
 
 def _real(output: Path, data: Path, device_name: str) -> Registration:
     folder = data / "hippocampus"
-    images = sorted((folder / "images").glob("*.nii.gz"))[:2]
+    model = models.find("symmetric-hippocampus")
+    held_out = model.manifest["training"].get("held_out", [])
+    # Those on whom the model was not trained come first.
+    found = sorted((folder / "images").glob("*.nii.gz"))
+    images = sorted(found, key=lambda path: path.name.removesuffix(".nii.gz") not in held_out)[:2]
     if len(images) < 2:
         raise InputError(
             f"{data}: no hippocampus/images/*.nii.gz with at least two volumes; name another folder", "data"
@@ -82,9 +97,7 @@ def _real(output: Path, data: Path, device_name: str) -> Registration:
     labels = {f"{side}_labels": folder / "labels" / p.name for side, p in (("fixed", fixed), ("moving", moving))}
     print(f"A real pair, hippocampus MRI of two people: {fixed.name} (fixed) and {moving.name} (moving).")
     with Bar() as bar:
-        result = register_and_segment(
-            fixed, moving, "symmetric-hippocampus", **labels, device_name=device_name, progress=bar
-        )
+        result = register_and_segment(fixed, moving, model.name, **labels, device_name=device_name, progress=bar)
         result.save(output, overwrite=True, progress=bar)
     overlap = result.report["quality"]["labels"]
     _table(

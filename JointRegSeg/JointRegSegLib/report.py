@@ -121,7 +121,7 @@ def _image(report: dict[str, Any], which: str) -> dict[str, str]:
         facts.append(f"{_text(entry['size'])} voxels")
     if entry.get("spacing_mm"):
         facts.append(f"of {_text(entry['spacing_mm'])} mm")
-    return {"name": Path(entry.get("file") or "unnamed image").name, "facts": " ".join(facts)}
+    return {"name": Path(entry.get("file") or entry.get("name", "unnamed image")).name, "facts": " ".join(facts)}
 
 
 def _model_title(model: dict[str, Any]) -> str:

@@ -77,11 +77,11 @@ def test_bad_input(pair, tmp_path):
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted(pair, tmp_path, kind):
-    """In the middle of a computation that would go on for hours, which a terminal shows as a bar."""
+    """In the middle of a computation that would go on for long, which a terminal shows as a bar."""
     outside, inside = pty.openpty()
     fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
     before = sorted(tmp_path.iterdir())
-    arguments = ["--fixed", pair["fixed"], "--moving", pair["moving"], "--refine", 10**7, "--output", tmp_path / "out"]
+    arguments = ["--fixed", pair["fixed"], "--moving", pair["moving"], "--refine", 10_000, "--output", tmp_path / "out"]
     process = subprocess.Popen(
         [*CLI, "register", *map(str, arguments)],
         stderr=inside,
@@ -153,6 +153,8 @@ def test_other_ends(shell, pair, tmp_path, monkeypatch, error, code, word):
         (["register", "--fixed", "a", "--moving", "b", "--output", "c", "--refine", "x"], 2, "invalid int"),
         (["apply", "--help"], 0, "Points go the opposite way"),
         (["train", "--help"], 0, "go on where it stopped"),
+        (["--help"], 0, "training: write the CSV of a cohort"),
+        (["register", "--help"], 0, "where to compute"),
     ],
 )
 def test_usage(shell, arguments, code, word):
@@ -176,12 +178,17 @@ def test_demo(shell, tmp_path):
     report = json.loads((output / "report.json").read_text(encoding="utf-8"))
     assert report["quality"]["landmarks"]["after_mm"]["mean"] < report["quality"]["landmarks"]["before_mm"]["mean"]
     assert f"verdict: {report['verdict']['color']}" in said
+    assert list(report["quality"]["labels"]["after"]["labels"]) == ["right lung", "left lung", "liver", "heart"]
+    page = (output / "report.html").read_text(encoding="utf-8")
+    assert "simulated inhale" in page and "simulated exhale" in page and "unnamed" not in page
+    assert "left lung" in page and "label 1" not in page
 
 
 def test_demo_with_a_real_pair(bundle, cohort_folder, shell, refused, tmp_path, monkeypatch):
-    folder = tmp_path / "models" / "hippocampus"
+    folder = tmp_path / "models" / "symmetric-hippocampus"
     shutil.copytree(bundle.folder, folder)
     manifest = json.loads((folder / "model.json").read_text(encoding="utf-8")) | {"name": "symmetric-hippocampus"}
+    manifest["training"]["held_out"] = ["p09", "p04", "elsewhere"]
     (folder / "model.json").write_text(json.dumps(manifest))
     monkeypatch.setenv("JOINTREGSEG_MODELS", str(folder.parent))
     data = tmp_path / "data"
@@ -189,7 +196,7 @@ def test_demo_with_a_real_pair(bundle, cohort_folder, shell, refused, tmp_path, 
     Path(data / "hippocampus").symlink_to(cohort_folder)
     code, said, _ = shell("demo", "--data", data, "--output", tmp_path / "demo")
     assert code == 0
-    assert "p00.nii.gz (fixed) and p01.nii.gz (moving)" in said and "HD95 (voxels)" in said
+    assert "p04.nii.gz (fixed) and p09.nii.gz (moving)" in said and "HD95 (voxels)" in said
     report = json.loads((tmp_path / "demo" / "report.json").read_text(encoding="utf-8"))
     assert f"{report['quality']['labels']['after']['mean_dice']:.3f}" in said
     assert shell("demo", "--data", data, "--output", tmp_path / "demo")[0] == 0  # an earlier demonstration is replaced
