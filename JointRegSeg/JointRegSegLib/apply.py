@@ -36,10 +36,13 @@ def apply_transform(
     OutputError
         If the output exists (without ``overwrite``) or cannot be written to.
     """
-    if output.exists() and not overwrite:
-        raise OutputError(f"{output}: exists already; replace it, or name another file", "overwrite")
-    if not output.parent.is_dir():
-        raise OutputError(f"{output.parent}: no such folder; create it first")
+    try:
+        if output.exists() and not overwrite:
+            raise OutputError(f"{output}: exists already; replace it, or name another file", "overwrite")
+        if not output.parent.is_dir():
+            raise OutputError(f"{output.parent}: no such folder; create it first")
+    except OSError as error:
+        raise OutputError(f"{output}: cannot be written ({error.strerror}); name another file") from None
     mapping = files.read_transform(transform)
     if kind == "points":
         moved = np.array([mapping.TransformPoint(p) for p in read_points(source).tolist()])
@@ -53,9 +56,17 @@ def apply_transform(
         interpolator = sitk.sitkNearestNeighbor
     else:
         image = files.read_image(source, values=False)
-        default, interpolator = float(np.nanmin(sitk.GetArrayViewFromImage(image))), sitk.sitkLinear
+        default, interpolator = _lowest(image, source), sitk.sitkLinear
     carried = sitk.Resample(image, target, mapping, interpolator, default)
     _replace(output, lambda path: files.write_image(carried, path))
+
+
+def _lowest(image: sitk.Image, source: Path) -> float:
+    array = sitk.GetArrayViewFromImage(image)
+    finite = array[np.isfinite(array)]
+    if not len(finite):
+        raise InputError(f"{source}: has no voxel with a finite value; check that the right file was given")
+    return float(finite.min())
 
 
 def _replace(output: Path, write: Callable[[Path], None]) -> None:

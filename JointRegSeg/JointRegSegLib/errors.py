@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class JointRegSegError(Exception):
     """Base of all errors whose message names the input at fault and the cure.
@@ -31,3 +35,12 @@ class Canceled(JointRegSegError):
 
     def __init__(self) -> None:
         super().__init__("canceled")
+
+
+@contextmanager
+def reading(path: str | Path, kind: type[JointRegSegError] = InputError) -> Iterator[None]:
+    """Turn what the system says while ``path`` is read into an error of ``kind``."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{path}: cannot be read ({error.strerror}); check the path and permissions") from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import math
 import os
 import re
 import sys
@@ -14,7 +16,7 @@ import SimpleITK as sitk
 import torch
 
 from . import nifti
-from .errors import InputError, OutputError
+from .errors import InputError, OutputError, reading
 from .geometry import Grid
 
 # ITK's own warnings go to the terminal in several lines; what matters is checked and said below.
@@ -41,6 +43,12 @@ def _quiet() -> Iterator[None]:
 
 #: Below it (mm) a spacing is a mistake, or a lattice too small to compute with.
 SMALLEST_SPACING = 1e-4
+#: Above it values cannot be summed up over a block of voxels in single precision.
+LARGEST_VALUE = 1e35
+#: An image with fewer voxels above its minimum shows nothing.
+FEWEST_VOXELS = 10
+#: Names of files that ITK can write any volume or transform to.
+ENDINGS = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".h5", ".tfm")
 
 
 def read_image(
@@ -59,7 +67,7 @@ def read_image(
     labels : bool
         Whether values have to be whole numbers; they come back as such.
     fill : float, optional
-        Takes the place of NaN and infinite voxels.
+        Takes the place of NaN and infinite voxels; not in a label map, which has none.
     name : str
         What an error calls an image that has no path.
     values : bool
@@ -81,13 +89,17 @@ def read_image(
         name, image = str(source), _read(Path(source))
     _check_kind(name, image)
     if values:
-        image = _check_values(name, image, fill)
+        image = _check_values(name, image, fill, labels)
     return _whole_numbers(name, image) if labels else image
 
 
 def _read(path: Path) -> sitk.Image:
-    if not path.exists():
-        raise InputError(f"{path}: no such file; check the path")
+    with reading(path):
+        if not path.exists():
+            raise InputError(f"{path}: no such file; check the path")
+        if not path.is_dir():
+            with path.open("rb"):  # ITK would say of some formats that there is no such file
+                pass
     try:
         if path.is_dir():
             return _read_dicom(path)
@@ -113,8 +125,12 @@ def _check_meta(path: Path) -> None:
         return
     with path.open("rb") as stream:
         found = re.search(rb"^ElementS(?:pacing|ize)\s*=([^\r\n]*)", stream.read(4096), re.MULTILINE)
-    numbers = re.findall(rb"[-+.\deE]+", found[1]) if found else []
-    if any(number.startswith(b"-") or not float(number) for number in numbers):
+    try:
+        numbers = [float(word) for word in found[1].split()] if found else []
+    except ValueError:
+        text = found[1].decode(errors="replace").strip()
+        raise InputError(f"{path}: its header is damaged (voxel spacing '{text}'); correct it") from None
+    if not all(0 < number < math.inf for number in numbers):
         raise InputError(_spacing(path))
 
 
@@ -172,29 +188,31 @@ def _check_kind(name: str, image: sitk.Image) -> None:
         raise InputError(_sheared(name))
 
 
-def _check_values(name: str, image: sitk.Image, fill: float | None) -> sitk.Image:
+def _check_values(name: str, image: sitk.Image, fill: float | None, labels: bool) -> sitk.Image:
     array = sitk.GetArrayViewFromImage(image)
     if np.issubdtype(array.dtype, np.floating):
         bad = ~np.isfinite(array)
         if bad.any():
+            k, j, i = np.argwhere(bad)[0]
+            found = f"{name}: {int(bad.sum())} voxels are NaN or infinite, the first at index ({i}, {j}, {k})"
+            if labels:
+                raise InputError(f"{found}; give whole-numbered labels")
             if fill is None:
-                k, j, i = np.argwhere(bad)[0]
-                raise InputError(
-                    f"{name}: {int(bad.sum())} voxels are NaN or infinite, the first at index ({i}, {j}, {k}); "
-                    "replace them by a value",
-                    "fill",
-                )
-            if not abs(fill) <= np.finfo(array.dtype).max:
+                raise InputError(f"{found}; replace them by a value", "fill")
+            if not abs(fill) <= float(np.finfo(array.dtype).max):
                 raise InputError(
                     f"{name}: {fill:g} does not fit into its {array.dtype} voxels; fill with another", "fill"
                 )
             filled = sitk.GetImageFromArray(np.where(bad, np.asarray(fill, array.dtype), array))
             filled.CopyInformation(image)
             image, array = filled, sitk.GetArrayViewFromImage(filled)
-    if max(abs(float(array.min())), abs(float(array.max()))) > np.finfo(np.float32).max:
-        raise InputError(f"{name}: has values beyond what single precision holds; rescale its intensities")
-    if array.min() == array.max():
-        raise InputError(f"{name}: is empty (every voxel is {array.min():g}); check that the right file was given")
+    low, high = array.min(), array.max()
+    if max(abs(float(low)), abs(float(high))) > LARGEST_VALUE:
+        raise InputError(f"{name}: has values beyond {LARGEST_VALUE:g}; rescale its intensities")
+    if low == high:
+        raise InputError(f"{name}: is empty (every voxel is {low:g}); check that the right file was given")
+    if not labels and (count := np.count_nonzero(array > low)) < FEWEST_VOXELS:
+        raise InputError(f"{name}: is empty but for {count} voxels; check that the right file was given")
     return image
 
 
@@ -227,6 +245,25 @@ def _geometry(image: sitk.Image) -> str:
 def grid_of(image: sitk.Image) -> Grid:
     """The image's lattice."""
     return Grid.from_geometry(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+
+
+def stamp(path: str | Path) -> list[int] | None:
+    """How many bytes a file or folder has, and when it was last changed in ns; None if there is none.
+
+    Of a header the file with the voxels counts as well, which has the same name but for its ending.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            parts = list(path.iterdir())
+        elif path.suffix.lower() in (".mhd", ".nhdr", ".hdr"):
+            parts = list(path.parent.glob(f"{glob.escape(path.stem)}.*"))
+        else:
+            parts = [path]
+        states = [part.stat() for part in parts]
+    except OSError:
+        return None
+    return [sum(state.st_size for state in states), max((state.st_mtime_ns for state in states), default=0)]
 
 
 def to_tensor(image: sitk.Image) -> tuple[torch.Tensor, Grid]:
@@ -276,7 +313,10 @@ def _writing(path: Path, size: int) -> Iterator[None]:
         with suppress(OSError):
             path.unlink()
         reason = getattr(error, "strerror", None) or _last_line(error)
-        raise OutputError(f"{path}: cannot be written ({reason}); check space and permissions") from None
+        cure = "check space and permissions"
+        if isinstance(error, RuntimeError) and not path.name.lower().endswith(ENDINGS):
+            cure = f"the ending '{path.suffix}' does not do; end the name in .nii.gz, .nrrd or .mha"
+        raise OutputError(f"{path}: cannot be written ({reason}); {cure}") from None
 
 
 def read_transform(path: str | Path) -> sitk.Transform:
@@ -288,12 +328,15 @@ def read_transform(path: str | Path) -> sitk.Transform:
         If there is none of volumes at ``path``.
     """
     cure = "name the transform.h5 or inverse_transform.h5 of a result"
-    if not Path(path).is_file():
-        raise InputError(f"{path}: no such file; {cure}")
+    with reading(path):
+        if not Path(path).is_file():
+            raise InputError(f"{path}: no such file; {cure}")
+        with Path(path).open("rb"):  # ITK says the same of whatever is wrong
+            pass
     try:
         with _quiet():
             transform = sitk.ReadTransform(str(path))
-    except RuntimeError:  # ITK's reason speaks of unsupported endings, whatever is wrong
+    except RuntimeError:  # its reason speaks of unsupported endings
         raise InputError(f"{path}: cannot be read as a transform; {cure}") from None
     if transform.GetDimension() != 3:
         raise InputError(f"{path}: is a transform of {transform.GetDimension()}D images; {cure}")

@@ -13,7 +13,7 @@ from typing import Any
 
 from . import __version__, catalog
 from .catalog import GENERIC
-from .errors import ModelError
+from .errors import ModelError, reading
 from .networks import NETWORKS, RegistrationNetwork
 from .preprocess import Preprocessing
 from .refine import Objective
@@ -69,12 +69,10 @@ def find(name: str | Path) -> Bundle:
     ModelError
         If there is none, or it is damaged.
     """
-    path = Path(name)
-    if (path / "model.json").is_file():
-        return open_bundle(path)
-    for folder in catalog.folders():
-        if str(name) and (folder / str(name) / "model.json").is_file():
-            return open_bundle(folder / str(name))
+    with reading(name, ModelError):
+        for folder in (Path(), *catalog.folders()):
+            if str(name) and (folder / name / "model.json").is_file():
+                return open_bundle(folder / name)
     known = {bundle.name: bundle for bundle in installed()}
     if str(name) in known:
         return known[str(name)]
@@ -127,7 +125,9 @@ def _loaded(folder: Path, stamp: tuple[int, int]) -> RegistrationNetwork:
 
     bundle = open_bundle(folder)
     weights = folder / "weights.safetensors"
-    if sha256(weights) != bundle.manifest["sha256"]:
+    with reading(weights, ModelError):
+        checksum = sha256(weights)
+    if checksum != bundle.manifest["sha256"]:
         raise ModelError(f"{weights}: does not match the checksum in model.json; get the bundle anew")
     try:
         network = NETWORKS[bundle.manifest["network"]](**bundle.manifest["arguments"])
@@ -150,9 +150,10 @@ def load(bundle: Bundle) -> RegistrationNetwork:
         If the weights are missing, do not match their checksum, or do not fit the network.
     """
     weights = bundle.folder / "weights.safetensors"
-    if not weights.is_file():
-        raise ModelError(f"{bundle.folder}: weights.safetensors is missing; get the bundle anew")
-    status = weights.stat()
+    with reading(weights, ModelError):
+        if not weights.is_file():
+            raise ModelError(f"{bundle.folder}: weights.safetensors is missing; get the bundle anew")
+        status = weights.stat()
     return _loaded(bundle.folder, (status.st_mtime_ns, status.st_size))
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 import math
 import struct
+import sys
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from .errors import InputError
+from .errors import InputError, reading
 
 _BLOCK = 1 << 20
 _FLOATS = {16: "f4", 64: "f8"}
@@ -26,7 +27,7 @@ class _Header:
     order: str
     kind: int
     spacing: tuple[float, ...]
-    start: int
+    start: float
     bytes: float
 
 
@@ -43,31 +44,37 @@ def check(path: Path) -> np.ndarray:
     Raises
     ------
     InputError
-        If the file ends too early, its compression is damaged, or a voxel spacing is zero, negative or infinite.
+        If the file ends too early, its compression or header is damaged, or a voxel spacing is zero, negative or
+        infinite.
     """
     nothing = np.zeros(0, int)
     if not path.name.lower().endswith((".nii", ".nii.gz")):
         return nothing
     damaged = InputError(f"{path}: is cut off or damaged; get the file anew")
-    try:
-        with path.open("rb") as stream:
-            packed = stream.read(2) == b"\x1f\x8b"
-        with gzip.open(path) if packed else path.open("rb") as stream:
-            header = _header(stream.read(544))
-            if header is None:
-                return nothing
-            if not all(math.isfinite(s) and s > 0 for s in header.spacing):
-                text = " x ".join(f"{s:g}" for s in header.spacing)
-                raise InputError(f"{path}: has a voxel spacing of {text} mm; correct the header")
-            stream.seek(header.start)
-            bad, length = _scan(stream, header)
-    except (EOFError, zlib.error, gzip.BadGzipFile):
-        raise damaged from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path and permissions") from None
+    with reading(path):
+        try:
+            with path.open("rb") as stream:
+                packed = stream.read(2) == b"\x1f\x8b"
+            with gzip.open(path) if packed else path.open("rb") as stream:
+                header = _header(stream.read(544))
+                if header is None:
+                    return nothing
+                _check_header(path, header)
+                stream.seek(int(header.start))
+                bad, length = _scan(stream, header)
+        except (EOFError, zlib.error, gzip.BadGzipFile):
+            raise damaged from None
     if length < header.bytes:
         raise damaged
     return bad
+
+
+def _check_header(path: Path, header: _Header) -> None:
+    if not all(math.isfinite(s) and s > 0 for s in header.spacing):
+        text = " x ".join(f"{s:g}" for s in header.spacing)
+        raise InputError(f"{path}: has a voxel spacing of {text} mm; correct the header")
+    if not 0 <= header.start < sys.maxsize:  # which NaN is not, either
+        raise InputError(f"{path}: its header is damaged (voxels begin at byte {header.start:g}); get the file anew")
 
 
 def _header(raw: bytes) -> _Header | None:
@@ -80,7 +87,7 @@ def _header(raw: bytes) -> _Header | None:
         else:
             continue
         (axes, *sizes), (kind, bits), spacing, (start,) = (struct.unpack_from(order + f, raw, at) for f, at in places)
-        return _Header(order, kind, spacing[1 : 1 + min(axes, 3)], int(start), math.prod(sizes[:axes]) * bits / 8)
+        return _Header(order, kind, spacing[1 : 1 + min(axes, 3)], start, math.prod(sizes[:axes]) * bits / 8)
     return None
 
 

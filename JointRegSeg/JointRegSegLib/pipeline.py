@@ -31,6 +31,8 @@ FIELD_VOXELS = 4_000_000
 ALIGNMENTS = ("world", "center")
 #: What ``working_size`` may be.
 SMALLEST_SIDE, LARGEST_SIDE = 16, 512
+#: Of refinement: hours, even of a small pair.
+MOST_STEPS = 10_000
 #: The image measure that the verdict looks at, for each that can be optimized.
 JUDGED_BY = {"lncc": "local_correlation", "mse": "correlation", "mi": "mutual_information"}
 NOTICE = "For research use only. Not for clinical diagnosis or treatment."
@@ -103,19 +105,28 @@ def register_and_segment(
         If ``progress`` returned False.
     """
     check_options(refine, similarity, align, fill, working_size, seed)
+    given = {
+        "fixed": fixed,
+        "moving": moving,
+        "fixed_labels": fixed_labels,
+        "moving_labels": moving_labels,
+        "fixed_points": fixed_points,
+        "moving_points": moving_points,
+    }
     seconds: dict[str, float] = {}
     began = time.perf_counter()
     torch.manual_seed(seed)
 
     with _timed(seconds, "reading"):
         tell(progress, "reading", 0.0)
+        stamps = {name: files.stamp(source) for name, source in given.items() if isinstance(source, str | Path)}
         fixed_image = files.read_image(fixed, fill=fill, name="fixed image")
         moving_image = files.read_image(moving, fill=fill, name="moving image")
         labels = {
             "fixed": None if fixed_labels is None else files.read_labels(fixed_labels, fixed_image, "fixed"),
             "moving": None if moving_labels is None else files.read_labels(moving_labels, moving_image, "moving"),
         }
-        landmarks = _landmarks(fixed_points, moving_points)
+        landmarks = _landmarks(fixed_points, moving_points, fixed_image, moving_image)
     with _timed(seconds, "loading model"):
         bundle = None if str(model) == models.GENERIC else models.find(model)
         if bundle is not None:
@@ -127,6 +138,7 @@ def register_and_segment(
         estimate, used = _estimate(bundle, volumes, refine, similarity, align, working_size, chosen, progress, notes)
     with _timed(seconds, "resampling"):
         tell(progress, "resampling", 0.0)
+        _check_finite(estimate.deformation)
         deformation = estimate.deformation.on(field_lattice(volumes[0].grid))
         # A network alone answers as it was trained to; what is optimized ends as a map that can be undone everywhere.
         deformation = invertible(deformation) if bundle is None or refine else deformation.inverted()
@@ -156,17 +168,9 @@ def register_and_segment(
         "inputs": {
             "fixed": _input_entry(fixed, fixed_image),
             "moving": _input_entry(moving, moving_image),
-            **{
-                key: str(value)
-                for key, value in {
-                    "fixed_labels": fixed_labels,
-                    "moving_labels": moving_labels,
-                    "fixed_points": fixed_points,
-                    "moving_points": moving_points,
-                }.items()
-                if isinstance(value, str | Path)
-            },
+            **{name: str(given[name]) for name in stamps if name not in ("fixed", "moving")},
         },
+        "stamps": stamps,
         "device": device.describe(used),
         "notes": notes,
         "versions": {
@@ -202,13 +206,12 @@ def check_options(
     if align is not None and align not in ALIGNMENTS:
         raise InputError(f"unknown alignment '{align}'; choose one of {', '.join(ALIGNMENTS)}")
     for name, value, low, high in (
-        ("refine", refine, 0, math.inf),
+        ("refine", refine, 0, MOST_STEPS),
         ("working_size", working_size, SMALLEST_SIDE, LARGEST_SIDE),
         ("seed", seed, 0, 2**63 - 1),
     ):
         if value is not None and not (isinstance(value, numbers.Integral) and low <= value <= high):
-            limits = f"from {low} to {high}" if math.isfinite(high) else f"of {low} or more"
-            raise InputError(f"{name} takes a whole number {limits}, not {value!r}")
+            raise InputError(f"{name} takes a whole number from {low} to {high}, not {value!r}")
     if fill is not None and not (isinstance(fill, numbers.Real) and math.isfinite(fill)):
         raise InputError(f"fill takes a finite number, not {fill!r}")
 
@@ -221,7 +224,7 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
 
 
 def _landmarks(
-    fixed_points: PointSource | None, moving_points: PointSource | None
+    fixed_points: PointSource | None, moving_points: PointSource | None, fixed: sitk.Image, moving: sitk.Image
 ) -> tuple[np.ndarray, np.ndarray] | None:
     if fixed_points is None and moving_points is None:
         return None
@@ -235,7 +238,24 @@ def _landmarks(
         raise InputError(
             f"{len(pair[0])} fixed and {len(pair[1])} moving landmarks do not correspond; give as many each"
         )
+    for side, p, found, image in zip(
+        ("fixed", "moving"), (fixed_points, moving_points), pair, (fixed, moving), strict=True
+    ):
+        name = str(p) if isinstance(p, str | Path) else f"{side} landmarks"
+        _check_near(name, side, found, files.grid_of(image))
     return pair[0], pair[1]
+
+
+def _check_near(name: str, side: str, landmarks: np.ndarray, grid: Grid) -> None:
+    """Refuse landmarks that are farther away from their image than it is long: they are those of something else."""
+    index = grid.to_index(landmarks)
+    far = ((index < -np.array(grid.size)) | (index > 2 * np.array(grid.size))).any(1)
+    if far.any():
+        place = ", ".join(f"{x:.4g}" for x in landmarks[far][0])
+        raise InputError(
+            f"{name}: landmark {int(far.argmax()) + 1} at ({place}) lies far outside the {side} image; "
+            "give LPS mm in that image's space"
+        )
 
 
 def _estimate(
@@ -265,6 +285,12 @@ def _estimate(
         notes.append("the GPU's memory did not suffice; computed on the CPU instead")
         cpu = torch.device("cpu")
         return attempt(cpu), cpu
+
+
+def _check_finite(deformation: Deformation) -> None:
+    fields = (deformation.displacement, deformation.inverse, torch.as_tensor(deformation.affine))
+    if not all(bool(field.isfinite().all()) for field in fields):
+        raise InputError("the images led to no finite deformation; check that both show the same body part")
 
 
 def field_lattice(grid: Grid) -> Grid:

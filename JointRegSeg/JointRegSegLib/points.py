@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import InputError, OutputError
+from .errors import InputError, OutputError, reading
 
 _FLIP = np.array([-1.0, -1.0, 1.0])
 
@@ -25,19 +25,28 @@ def read_points(path: str | Path) -> np.ndarray:
     Raises
     ------
     InputError
-        If the file is missing, holds no points, or values that are not numbers.
+        If the file is missing, holds no points, points that were not placed, or values that are not numbers.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; check the path")
     reader = {".json": _markups, ".fcsv": _fiducials, ".vtk": _vtk}.get(path.suffix.lower(), _csv)
     try:
-        points = np.asarray(reader(path.read_text(encoding="utf-8-sig")), float).reshape(-1, 3)
-    except (ValueError, KeyError, IndexError, TypeError, UnicodeDecodeError):
+        with reading(path):
+            if path.is_dir():
+                raise InputError(f"{path}: is a folder; name a file of landmarks")
+            if not path.exists():
+                raise InputError(f"{path}: no such file; check the path")
+            text = path.read_text(encoding="utf-8-sig")
+        points = np.asarray(reader(text), float).reshape(-1, 3)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError, csv.Error) as error:
+        reason = f" ({error})" if isinstance(error, _Malformed) else ""
         raise InputError(
-            f"{path}: cannot be read as landmarks; give a CSV with columns x, y, z in LPS mm, or Slicer markups"
+            f"{path}: cannot be read as landmarks{reason}; give a CSV with columns x, y, z in LPS mm, or Slicer markups"
         ) from None
     return checked(points, str(path))
+
+
+class _Malformed(ValueError):
+    """What is wrong, in words for the user."""
 
 
 def checked(points: np.ndarray, name: str) -> np.ndarray:
@@ -79,15 +88,24 @@ def _csv(text: str) -> list[list[float]]:
     rows = [row for row in csv.reader(text.splitlines()) if row and not row[0].lstrip().startswith("#")]
     names = [cell.strip().lower() for cell in rows[0]]
     if {"x", "y", "z"} <= set(names):
-        columns = [names.index(axis) for axis in "xyz"]
         rows = rows[1:]
     else:
-        columns = [0, 1, 2]
+        names = ["x", "y", "z"]
+    if any(names.count(axis) > 1 for axis in "xyz"):
+        raise _Malformed("a column is there twice")
+    for number, row in enumerate(rows, 1):
+        if len(row) != len(names):
+            raise _Malformed(f"point {number} has {len(row)} values for {len(names)} columns")
+    columns = [names.index(axis) for axis in "xyz"]
     return [[float(row[c]) for c in columns] for row in rows]
 
 
 def _markups(text: str) -> np.ndarray:
     markup = json.loads(text)["markups"][0]
+    for number, point in enumerate(markup["controlPoints"], 1):
+        # Left out, the points after it would correspond to others.
+        if point.get("positionStatus", "defined") != "defined":
+            raise _Malformed(f"point {number}, '{point.get('label', '')}', was not placed")
     points = np.array([p["position"] for p in markup["controlPoints"]], float)
     return points * _FLIP if markup.get("coordinateSystem", "LPS") in ("RAS", "0", 0) else points
 

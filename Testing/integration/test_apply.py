@@ -97,13 +97,18 @@ def test_refused(done, pair, refused, shell, tmp_path):
     for output, words in (
         (tmp_path / "x" / "a.nii", ("no such folder", "create it")),
         (Path("/proc/a.nii"), ("/proc/a.nii", "cannot be written")),
-        (tmp_path / "a.xyz", (str(tmp_path / "a.xyz"), "cannot be written")),
+        (tmp_path / "a.xyz", (str(tmp_path / "a.xyz"), "cannot be written", "'.xyz'", ".nii.gz")),
+        (tmp_path / "a.png", (str(tmp_path / "a.png"), "cannot be written", "'.png'", ".nii.gz")),
+        (tmp_path / "a", (f"{tmp_path / 'a'}: cannot be written", "ending ''", ".nii.gz")),
     ):
         refused("apply", *transform, *image, words=words, output=output)
     points = tmp_path / "p.csv"
     points.write_text("1,2,3\n")
     wrong = tmp_path / "p.txt"
     refused("apply", *transform, "--input", points, "--points", words=(str(wrong), ".csv or .mrk.json"), output=wrong)
+    nothing = write(sitk.ReadImage(str(pair["moving"]), sitk.sitkFloat32) * np.nan, tmp_path / "nothing.nii.gz")
+    arguments = [*transform, "--input", nothing, "--reference", pair["fixed"]]
+    refused("apply", *arguments, words=(str(nothing), "no voxel with a finite value"), output=tmp_path / "b.nii")
     halves = write(sitk.ReadImage(str(pair["moving"])) * 0.01, tmp_path / "halves.nii.gz")
     arguments = [*transform, "--input", halves, "--labels", "--reference", pair["fixed"]]
     refused("apply", *arguments, words=(str(halves), "fractions"), output=tmp_path / "a.nii")

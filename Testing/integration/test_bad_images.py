@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from JointRegSegLib import files, register
+from JointRegSegLib import files, pipeline, register
 from JointRegSegLib.errors import InputError
 from samples import array, fixed_grid, thing, volume, write
 
@@ -52,6 +52,13 @@ def with_value(value: float, folder: Path) -> Path:
     return write(sitk.GetImageFromArray(voxels), folder / "value.nii.gz")
 
 
+def speckled(count: int, folder: Path) -> Path:
+    """An image with so many voxels above its minimum."""
+    voxels = np.full(SIZE[::-1], -3, np.float32)
+    voxels.flat[5 : 5 + count] = 7
+    return write(sitk.GetImageFromArray(voxels), folder / "speckled.nii.gz")
+
+
 def text(path: Path) -> Path:
     path.write_text("not an image\n" * 50)
     return path
@@ -63,7 +70,7 @@ def edited(path: Path, pattern: str, replacement: str) -> Path:
     return path
 
 
-SPACING, CODES, SFORM = 76, 252, 280
+SPACING, OFFSET, CODES, SFORM = 76, 108, 252, 280
 BAD = {
     "missing": (lambda d: d / "none.nii.gz", ["no such file", "check the path"]),
     "text": (lambda d: text(d / "text.nii.gz"), ["cannot be read"]),
@@ -99,6 +106,20 @@ BAD = {
         lambda d: edited(write(plain(), d / "a.mha"), "(ElementSpacing = ).*", r"\1 1 -1.5 2"),
         ["spacing", "header"],
     ),
+    "spacing-words-mha": (
+        lambda d: edited(write(plain(), d / "a.mha"), "(ElementSpacing = ).*", r"\1one one one"),
+        ["header is damaged", "'one one one'"],
+    ),
+    "spacing-pieces-mha": (
+        lambda d: edited(write(plain(), d / "a.mha"), "(ElementSpacing = ).*", r"\g<1>1 e 1"),
+        ["header is damaged", "'1 e 1'"],
+    ),
+    "offset-nan": (lambda d: header(write(plain(), d / "a.nii"), (OFFSET, "f", np.nan)), ["header is damaged", "nan"]),
+    "offset-inf": (lambda d: header(write(plain(), d / "a.nii.gz"), (OFFSET, "f", np.inf)), ["header is damaged"]),
+    "offset-huge": (lambda d: header(write(plain(), d / "a.nii"), (OFFSET, "f", 1e30)), ["header is damaged"]),
+    "offset-negative": (lambda d: header(write(plain(), d / "a.nii"), (OFFSET, "f", -100)), ["header is damaged"]),
+    "nearly-empty": (lambda d: speckled(9, d), ["is empty but for 9 voxels", "right file"]),
+    "too-large": (lambda d: write(plain() * 1e35, d / "a.nii.gz"), ["values beyond 1e+35", "rescale"]),
     "sheared-nii": (
         lambda d: header(
             write(plain(), d / "a.nii.gz"),
@@ -166,6 +187,48 @@ def test_fill_replaces_what_is_no_number(installed, shell, pair, tmp_path):
     arguments = ["--fixed", pair["fixed"], "--moving", bad, "--model", "tiny-blobs", "--fill", "-3.5"]
     assert shell("register", *arguments, "--output", tmp_path / "out")[0] == 0
     assert np.isfinite(array(tmp_path / "out" / "warped.nii.gz")).all()
+
+
+def test_a_value_that_does_not_fit_is_refused_without_further_ado(tmp_path):
+    """Warnings are errors here."""
+    with pytest.raises(InputError, match=r"1e[+]300 does not fit into its float32 voxels"):
+        files.read_image(with_value(np.nan, tmp_path), fill=1e300)
+
+
+def test_ten_voxels_are_something_and_one_label_is_a_label(tmp_path):
+    assert files.read_image(speckled(10, tmp_path)).GetSize() == SIZE
+    one = sitk.Image(SIZE, sitk.sitkUInt8)
+    one[3, 4, 5] = 1
+    assert array(files.read_image(one, labels=True)).sum() == 1
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1e30])
+def test_the_unit_of_intensities_does_not_matter(pair, unit):
+    fixed, moving = (sitk.ReadImage(str(pair[side]), sitk.sitkFloat64) for side in ("fixed", "moving"))
+    found = [
+        register(sitk.Cast(fixed * factor, sitk.sitkFloat32), moving, align="center", working_size=16)
+        for factor in (1.0, unit)
+    ]
+    once, again = (array(result.displacement) for result in found)
+    assert np.abs(once).max() > 1
+    # The last bits of the intensities differ, and an optimization passes that on.
+    assert np.abs(once - again).mean() < 0.05
+    once, again = (result.report["quality"]["similarity"]["correlation"] for result in found)
+    assert once["before"] == pytest.approx(again["before"], abs=1e-4)
+    assert once["after"] == pytest.approx(again["after"], abs=1e-2)
+
+
+def test_a_deformation_that_is_no_number_goes_no_further(installed, pair, monkeypatch):
+    real = pipeline.by_model
+
+    def breaks(*arguments, **options):
+        estimate = real(*arguments, **options)
+        estimate.deformation.displacement[0, 0, 3, 4, 5] = float("nan")
+        return estimate
+
+    monkeypatch.setattr(pipeline, "by_model", breaks)
+    with pytest.raises(InputError, match="no finite deformation"):
+        register(pair["fixed"], pair["moving"], "tiny-blobs")
 
 
 def test_several_dicom_series(dicom_writer, refused, pair, tmp_path):

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -44,12 +45,33 @@ def test_labels(side, refused, pair, volumes, tmp_path):
     negative = write(sitk.Cast(labels, sitk.sitkInt16) - 1, tmp_path / "negative.nii.gz")
     refused("register", *volumes, option, negative, words=(str(negative), "between 0 and 65535", "-1 to 1"))
     refused("register", *volumes, option, tmp_path / "none.nii.gz", words=("none.nii.gz", "no such file"))
+    voxels = array(pair[f"{side}_labels"]).astype(np.float32)
+    voxels[1, 2, 3] = np.nan
+    image = sitk.GetImageFromArray(voxels)
+    image.CopyInformation(labels)
+    unknown = write(image, tmp_path / "unknown.nii.gz")
+    words = (str(unknown), "1 voxels are NaN", "(3, 2, 1)", "whole-numbered")
+    assert "--fill" not in refused("register", *volumes, "--fill", "0", option, unknown, words=words)
 
 
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
         ("p.csv", "x,y,z\n1,2\n", ["cannot be read as landmarks", "columns x, y, z in LPS mm"]),
+        ("p.csv", "x,y,z\n1,2,3\n1,2,3,4,5,6\n", ["cannot be read as landmarks", "point 2 has 6 values for 3 columns"]),
+        ("p.csv", "1,2,3,4\n", ["point 1 has 4 values for 3 columns"]),
+        ("p.csv", "name,x,y,z\na,1,2,3\n1,2,3\n", ["point 2 has 3 values for 4 columns"]),
+        ("p.csv", "x,y,z,x,y,z\n1,2,3,4,5,6\n", ["a column is there twice"]),
+        ("p.csv", "x,y,z\n1e30,2,3\n", ["landmark 1 at (1e+30, 2, 3)", "far outside the moving image"]),
+        ("p.csv", "x,y,z\n" + "1" * 140_000 + ",2,3\n", ["cannot be read as landmarks"]),
+        ("p.mrk.json", "[" * 100_000, ["cannot be read as landmarks"]),
+        ("p.mrk.json", '{"markups": [{"controlPoints": [[1, 2, 3]]}]}', ["cannot be read as landmarks"]),
+        (
+            "p.mrk.json",
+            '{"markups": [{"controlPoints": [{"position": [1, 2, 3]}, '
+            '{"position": [0, 0, 0], "label": "apex", "positionStatus": "undefined"}]}]}',
+            ["point 2, 'apex', was not placed"],
+        ),
         ("p.csv", "x,y,z\n1,2,three\n", ["cannot be read as landmarks"]),
         ("p.csv", "x,y,z\n1,2,nan\n", ["not finite"]),
         ("p.csv", "x,y,z\n", ["no landmarks"]),
@@ -65,7 +87,7 @@ def test_labels(side, refused, pair, volumes, tmp_path):
 def test_points(refused, volumes, tmp_path, name, text, words):
     path, good = tmp_path / name, tmp_path / "good.csv"
     path.write_text(text)
-    good.write_text("x,y,z\n1,2,3\n")
+    good.write_text("x,y,z\n-110,75,210\n")  # the middle of the images
     options = ["--fixed-points", good, "--moving-points", path]
     refused("register", *volumes, *options, words=(str(path), *words))
 
@@ -78,6 +100,8 @@ def test_points_that_do_not_correspond(refused, volumes, tmp_path):
     refused("register", *volumes, *two, words=("both images", "the other one"))
     missing = ("--moving-points", tmp_path / "none.csv")
     refused("register", *volumes, *two, *missing, words=("none.csv", "no such file"))
+    folder = ("--moving-points", tmp_path)
+    refused("register", *volumes, *two, *folder, words=(str(tmp_path), "is a folder"))
 
 
 @pytest.fixture
@@ -164,9 +188,63 @@ def test_output_that_exists(installed, refused, shell, volumes, tmp_path):
     (output / "thesis.txt").unlink()
     assert shell(*command, "--output", output)[0] == 0  # an empty folder is free
     refused(*command, output=output, words=("--overwrite",))
-    (output / "old").write_text("from before")
+    (output / "warped_labels.nii.gz").write_text("from before")
     assert shell(*command, "--output", output, "--overwrite")[0] == 0
-    assert (output / "report.json").is_file() and not (output / "old").exists()
+    assert (output / "report.json").is_file() and not (output / "warped_labels.nii.gz").exists()
+    (output / "thesis.txt").write_text("years of work")
+    words = (str(output), "not the folder of a result", "'thesis.txt'")
+    refused(*command, "--overwrite", output=output, words=words)
+    assert {p.name for p in output.iterdir()} >= {"thesis.txt", "report.json"}
+
+
+@pytest.mark.parametrize("option", ["--fixed", "--moving", "--moving-labels", "--fixed-points"])
+def test_inputs_in_the_output_folder(refused, pair, volumes, tmp_path, option):
+    """Under a name that results have, too: replacing the folder would delete them."""
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "report.json").write_text("{}")
+    inside = shutil.copy(pair["moving"], output / "warped.nii.gz")
+    refused("register", *volumes, option, inside, "--overwrite", output=output, words=("holds the input", str(inside)))
+
+
+def test_names_that_no_file_system_takes(installed, refused, volumes, pair, tmp_path):
+    long = tmp_path / ("x" * 300)
+    words = (str(long), "File name too long")
+    refused("register", "--fixed", long, "--moving", pair["moving"], words=words)
+    refused("register", *volumes, "--model", long, words=words)
+    refused("register", *volumes, "--fixed-points", long, "--moving-points", long, words=words)
+    refused("batch", long, words=words)
+    (tmp_path / "t.h5").write_text("")
+    refused("apply", "--transform", tmp_path / "t.h5", "--input", long, "--points", words=words, output=long)
+
+
+def test_files_that_may_not_be_read(bundle, pair, tmp_path):
+    """Each in one line, in a process that lacks root's right to read everything."""
+    hidden = [tmp_path / name for name in ("i.mha", "i.mhd", "i.nrrd", "i.nii.gz", "p.csv", "t.csv", "t.h5")]
+    weights = Path(shutil.copytree(bundle.folder, tmp_path / "model")) / "weights.safetensors"
+    for path in (*hidden, weights):
+        path.touch()
+        path.chmod(0)
+    *images, points, table, transform = hidden
+    good = ["--fixed", str(pair["fixed"]), "--moving", str(pair["moving"]), "--output", "out"]
+    commands = [["register", *good, "--fixed", str(path)] for path in images]
+    commands += [
+        ["register", *good, "--fixed-points", str(points), "--moving-points", str(points)],
+        ["batch", str(table), "--output", "out"],
+        ["apply", "--transform", str(transform), "--input", str(points), "--points", "--output", "o.csv"],
+        ["register", *good, "--model", str(weights.parent)],
+    ]
+    code = "import json, sys\nfrom JointRegSegLib import cli\nprint([cli.main(c) for c in json.loads(sys.argv[1])])"
+    rights = "-dac_override,-dac_read_search"
+    drop = ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}"] if os.geteuid() == 0 else []
+    if drop and not shutil.which("setpriv"):
+        pytest.skip("needs setpriv to run as somebody with fewer rights")
+    command = [*drop, sys.executable, "-c", code, json.dumps(commands)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout == f"{[2] * len(commands)}\n", done.stderr
+    lines = done.stderr.splitlines()
+    for path, line in zip((*images, points, table, transform, weights), lines, strict=True):
+        assert line.startswith(f"jointregseg: {path}: cannot be read (Permission denied); check")
 
 
 @pytest.mark.parametrize("place", ["/proc/out", "/dev/null/out", "/proc/deep/er/out"])
@@ -192,6 +270,7 @@ def test_full_disk(installed, shell, volumes, full_disk):
     assert code == 2
     assert error.count("\n") == 1 and "cannot be written" in error and "space" in error
     assert list((full_disk / "results").iterdir()) == []
+    assert error.startswith(f"jointregseg: {output}{os.sep}")
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.nrrd", "a.mha"])

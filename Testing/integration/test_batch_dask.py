@@ -170,7 +170,7 @@ def test_interrupted_and_without_its_scheduler(table, processes, tmp_path, lost)
     address = f"tcp://127.0.0.1:{free_port()}"
     scheduler = processes("distributed.cli.dask_scheduler", "--host", address, "--no-dashboard")
     processes("distributed.cli.dask_worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard")
-    options = ["--refine", 10**7, "--scheduler", address, "--output", tmp_path / "out"]
+    options = ["--refine", 10_000, "--scheduler", address, "--output", tmp_path / "out"]
     command = processes("JointRegSegLib.cli", "batch", table("endless", "later"), *options)
     with distributed.Client(address, timeout=PATIENCE, set_as_default=False) as client:
         until(lambda: in_hand(client))

@@ -201,7 +201,8 @@ def test_field_of_a_large_volume_is_thinned(installed, pair, monkeypatch, tmp_pa
     [
         ({"similarity": "ncc"}, "lncc, mse, mi"),
         ({"align": "corner"}, "world, center"),
-        ({"refine": -1}, "0 or more"),
+        ({"refine": -1}, "from 0 to 10000"),
+        ({"refine": 10**23}, "from 0 to 10000"),
         ({"fill": float("nan")}, "finite"),
         ({"device_name": "tpu"}, "auto, cpu, cuda"),
         ({"fixed_points": np.zeros((3, 3))}, "both images"),

@@ -111,7 +111,7 @@ def test_errors_come_back_as_what_they_are_and_the_next_request_works(worker, fo
     with pytest.raises(ModelError, match="no model 'brains'") as refusal:
         worker.wait(ask(worker, folder, model="brains"), timeout=PATIENCE)
     assert refusal.value.option == "model"
-    with pytest.raises(InputError, match="refine takes a whole number of 0 or more"):
+    with pytest.raises(InputError, match="refine takes a whole number from 0 to 10000"):
         worker.wait(ask(worker, folder, refine=-1), timeout=PATIENCE)
     with pytest.raises(WorkerError, match="unknown task 'dance'"):
         worker.wait(worker.submit("dance"), timeout=PATIENCE)
@@ -125,7 +125,7 @@ def test_errors_come_back_as_what_they_are_and_the_next_request_works(worker, fo
 
 
 def test_cancel_and_go_on(worker, folder):
-    number = ask(worker, folder, refine=10**7)
+    number = ask(worker, folder, refine=10_000)
     until(worker, number, "progress", stage="deformation")
     process = worker._process.pid
     worker.cancel(number)
@@ -133,7 +133,7 @@ def test_cancel_and_go_on(worker, folder):
     assert worker.events(number) == []
     assert worker.wait(ask(worker, folder, model="tiny-blobs"), timeout=PATIENCE)["event"] == "result"
     with pytest.raises(Canceled):
-        worker.wait(ask(worker, folder, refine=10**7), lambda stage, fraction: False, timeout=PATIENCE)
+        worker.wait(ask(worker, folder, refine=10_000), lambda stage, fraction: False, timeout=PATIENCE)
     assert not worker.running
 
 
@@ -148,7 +148,7 @@ def test_several_requests_each_have_their_own_answers(worker, folder):
 
 
 def test_canceling_one_request_is_told_to_the_others(worker, folder):
-    first, second = ask(worker, folder, refine=10**7), ask(worker, folder, model="tiny-blobs")
+    first, second = ask(worker, folder, refine=10_000), ask(worker, folder, model="tiny-blobs")
     until(worker, first, "progress")
     worker.cancel(first)
     event = until(worker, second, "error")
@@ -157,7 +157,7 @@ def test_canceling_one_request_is_told_to_the_others(worker, folder):
 
 
 def test_a_killed_process_is_an_error_event(worker, folder):
-    number = ask(worker, folder, refine=10**7)
+    number = ask(worker, folder, refine=10_000)
     until(worker, number, "progress")
     os.kill(worker._process.pid, signal.SIGKILL)
     event = until(worker, number, "error")
@@ -185,7 +185,7 @@ import sys, time
 from JointRegSegLib.client import Worker
 worker = Worker()
 number = worker.submit(
-    "register", folder=sys.argv[1], fixed="fixed.nrrd", moving="moving.nrrd", options={"refine": 10**7}
+    "register", folder=sys.argv[1], fixed="fixed.nrrd", moving="moving.nrrd", options={"refine": 10_000}
 )
 while not any(event["event"] == "progress" for event in worker.events(number)):
     time.sleep(0.05)

@@ -22,7 +22,7 @@ from samples import fixed_grid, label_map, motion, moving_grid, thing, volume
 
 KNOWN = motion(rotation=(4, -3, 5), shift=(3, -2, 2))
 PATIENCE = 240
-ENDLESS = {"refine": 10**7}
+ENDLESS = {"refine": 10_000}
 
 
 @pytest.fixture(scope="module")
