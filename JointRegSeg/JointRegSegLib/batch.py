@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import math
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,14 +17,20 @@ from typing import Any
 
 from tqdm import tqdm
 
-from . import cluster, device, models, output
-from .errors import Canceled, InputError, JointRegSegError, OutputError
+from . import cluster, device, files, models, output
+from .errors import Canceled, InputError, JointRegSegError, OutputError, reading
 from .pipeline import check_options, register_and_segment
 from .progress import Progress, silent
 
 REQUIRED = ("fixed", "moving")
 OPTIONAL = ("case", "moving_labels", "fixed_labels", "moving_points", "fixed_points")
 SUMMARY = "summary.csv"
+#: Seconds between two writings of the summary: thousands of rows that are kept would each write it anew.
+PAUSE = 1.0
+#: Of a case, in bytes: file systems take 255, and results are prepared under a longer name.
+LONGEST_NAME = 200
+#: What Windows calls its devices, whatever ending follows.
+_RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
 
 @dataclass
@@ -46,6 +55,7 @@ class Outcome:
 def read_pairs(table: Path) -> list[dict[str, str]]:
     """Rows of a CSV of pairs, with the folder name of each under ``case`` and paths relative to the table resolved.
 
+    Values are separated by the one of comma, semicolon and tab that is most frequent in the line of the columns.
     A row whose case cannot be a folder of its own is given another name, and has the reason under ``problem``.
 
     Raises
@@ -53,13 +63,16 @@ def read_pairs(table: Path) -> list[dict[str, str]]:
     InputError
         If the table cannot be read, lacks a column, has unknown ones, or is empty.
     """
-    if not table.is_file():
-        raise InputError(f"{table}: no such file; give a CSV with columns fixed and moving")
     try:
-        with table.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            columns = [c.strip() for c in reader.fieldnames or []]
-            rows = [{(k or "").strip(): (v or "").strip() for k, v in row.items() if k is not None} for row in reader]
+        with reading(table):
+            if table.is_dir():
+                raise InputError(f"{table}: is a folder; give a CSV with columns fixed and moving")
+            if not table.exists():
+                raise InputError(f"{table}: no such file; give a CSV with columns fixed and moving")
+            text = table.read_text(encoding="utf-8-sig")
+        reader = csv.reader(io.StringIO(text), delimiter=max(",;\t", key=text.partition("\n")[0].count))
+        columns = [cell.strip().lower() for cell in next(reader, [])]
+        rows = [dict(zip(columns, map(str.strip, cells), strict=False)) for cells in reader if cells]
     except (csv.Error, UnicodeDecodeError):
         raise InputError(f"{table}: cannot be read as CSV text; save it as comma-separated UTF-8") from None
     missing = [c for c in REQUIRED if c not in columns]
@@ -85,8 +98,10 @@ def read_pairs(table: Path) -> list[dict[str, str]]:
 
 def _problem(case: str, taken: set[str]) -> str | None:
     """Why a case cannot have a folder of this name; some file systems know no capitals."""
-    if not re.fullmatch(r"[\w][\w .+-]*", case):
+    if not re.fullmatch(r"\w([\w .+-]*[\w+-])?", case) or case.partition(".")[0].strip().lower() in _RESERVED:
         return f"'{case}' cannot be the name of a folder; name the case otherwise"
+    if len(case.encode()) > LONGEST_NAME:
+        return f"'{case[:20]}…' is too long for the name of a folder; name the case otherwise"
     if case.lower() == SUMMARY:
         return f"'{case}' is the name of the summary; name the case otherwise"
     return f"an earlier row has the case '{case}' too; name this one otherwise" if case.lower() in taken else None
@@ -134,25 +149,34 @@ def run_batch(
     check_options(**options)
     if workers < 1:
         raise InputError(f"workers takes a whole number of 1 or more, not {workers}")
+    weights = None
     if str(options.get("model", models.GENERIC)) != models.GENERIC:
         bundle = models.find(options["model"])
-        models.load(bundle)
+        models.load(bundle)  # which compares its checksum
+        weights = bundle.manifest["sha256"]
         if Path(options["model"]).absolute() == bundle.folder.absolute():
             options = {**options, "model": str(bundle.folder.absolute())}  # other processes stand elsewhere
     if scheduler is None:
         device.choose(options.get("device_name", "auto"))
     rows: dict[str, dict[str, Any]] = {}
+    written = -math.inf
+
+    def summarize() -> None:
+        nonlocal written
+        write_summary([rows[case] for case in pairs if case in rows], folder / SUMMARY)
+        written = time.monotonic()
 
     def record(case: str, row: dict[str, Any]) -> None:
         rows[case] = row
-        write_summary([rows[case] for case in pairs if case in rows], folder / SUMMARY)
+        if time.monotonic() > written + PAUSE:
+            summarize()
         if finished:
             finished(row)
 
     refused = {case: pair["problem"] for case, pair in pairs.items() if "problem" in pair}
     refused |= {case: reason for case, reason in (given_up or {}).items() if case in pairs}
     tasks = {
-        case: (pair, folder.absolute() / case, options, overwrite)
+        case: (pair, folder.absolute() / case, options, overwrite, weights)
         for case, pair in pairs.items()
         if case not in refused
     }
@@ -161,18 +185,25 @@ def run_batch(
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"{folder}: cannot be created ({error.strerror}); name another folder") from None
-        for case, reason in refused.items():
-            record(case, _failed(case, reason))
-        with tqdm(
-            total=len(pairs), initial=len(rows), disable=not sys.stderr.isatty(), unit="case", leave=False
-        ) as bar:
-            while len(rows) < len(pairs):
-                awaited = next(case for case in pairs if case not in rows)
-                bar.set_description_str(awaited)
-                if progress and progress(awaited, len(rows) / len(pairs)) is False:
-                    raise Canceled
-                record(*next(results))
-                bar.update()
+        try:
+            for case, reason in refused.items():
+                record(case, _failed(case, reason))
+            with tqdm(
+                total=len(pairs), initial=len(rows), disable=not sys.stderr.isatty(), unit="case", leave=False
+            ) as bar:
+                waiting = iter(pairs)
+                awaited = next(waiting)
+                while len(rows) < len(pairs):
+                    while awaited in rows:
+                        awaited = next(waiting)
+                    bar.set_description_str(awaited)
+                    if progress and progress(awaited, len(rows) / len(pairs)) is False:
+                        raise Canceled
+                    record(*next(results))
+                    bar.update()
+        finally:
+            if rows:
+                summarize()
     return Outcome([rows[case] for case in pairs], folder / SUMMARY)
 
 
@@ -196,14 +227,23 @@ def _results(
 
 
 def run_case(
-    pair: dict[str, str], folder: Path, options: dict[str, Any], overwrite: bool, progress: Progress = silent
+    pair: dict[str, str],
+    folder: Path,
+    options: dict[str, Any],
+    overwrite: bool,
+    weights: str | None = None,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Register a row of the table (see `read_pairs`) and write its folder; returns its line of the summary."""
+    """Register a row of the table (see `read_pairs`) and write its folder; returns its line of the summary.
+
+    ``weights`` is the checksum of the model's weights, with which an earlier result has to be made to be kept.
+    """
     try:
         if not overwrite and (folder / output.REPORT).is_file():
             try:
                 report = json.loads((folder / output.REPORT).read_text(encoding="utf-8"))
-                difference, row = _differs(report, pair, options), summary_row(pair["case"], "kept", report)
+                difference = _differs(report, pair, options, weights)
+                row = summary_row(pair["case"], "kept", report)
             except (ValueError, KeyError, TypeError):
                 raise OutputError(f"{folder / output.REPORT}: is damaged; redo the case", "overwrite") from None
             if difference:
@@ -212,10 +252,10 @@ def run_case(
                 )
             return row
         for column in REQUIRED:
-            if not pair[column]:
+            if not pair.get(column):
                 raise InputError(f"the row names no {column} image")
         extras = {column: pair[column] for column in OPTIONAL[1:] if pair.get(column)}
-        output.check_free(folder, overwrite)
+        output.check_free(folder, overwrite, [pair["fixed"], pair["moving"], *extras.values()])
         result = register_and_segment(pair["fixed"], pair["moving"], **options, **extras, progress=progress)
         result.save(folder, overwrite, progress)
         return summary_row(pair["case"], "done", result.report)
@@ -231,12 +271,19 @@ def _failed(case: str, reason: str, option: str | None = None) -> dict[str, Any]
     return {"case": case, "status": "failed", "reason": reason} | ({"option": option} if option else {})
 
 
-def _differs(report: dict[str, Any], pair: dict[str, str], options: dict[str, Any]) -> str | None:
+def _differs(report: dict[str, Any], pair: dict[str, str], options: dict[str, Any], weights: str | None) -> str | None:
     """Name of an input or setting in which a saved report is not what is asked for now."""
+    if "stamps" not in report:  # nobody knows what it was made of
+        return "version of this program"
     for column in (*REQUIRED, *OPTIONAL[1:]):
         entry = report["inputs"].get(column)
-        if ((entry or {}).get("file") if column in REQUIRED else entry or "") != pair.get(column, ""):
+        file = pair.get(column, "")
+        if ((entry or {}).get("file") if column in REQUIRED else entry or "") != file:
             return f"{column} input"
+        if file and report["stamps"].get(column) != files.stamp(file):
+            return f"{column} input"
+    if report["model"]["sha256"] != weights:
+        return "model"
     settings = report["settings"]
     for key in ("model", "refine", "similarity", "fill", "working_size", "seed"):
         if settings[key] != options.get(key, settings[key]):

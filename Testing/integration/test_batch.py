@@ -6,13 +6,16 @@ import csv
 import json
 import os
 import re
+import time
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from conftest import small_grid, small_scene
-from JointRegSegLib import batch
+from JointRegSegLib import batch, catalog, models
 from JointRegSegLib.errors import Canceled, InputError
 from JointRegSegLib.points import write_points
 from samples import array, label_map, volume, write
@@ -100,6 +103,64 @@ def test_changed_settings_or_inputs_are_not_mixed(table, shell, tmp_path):
     )  # which is what the model does anyhow
 
 
+def test_kept_means_the_same_files_and_model(table, installed, tmp_path, monkeypatch):
+    def again() -> str:
+        (row,) = batch.run_batch(table, tmp_path / "out", {"model": "tiny-blobs"}).rows
+        return row["status"] if row["status"] != "failed" else row["reason"]
+
+    table.write_text("case,fixed,moving,fixed_points,moving_points\na,0.nii.gz,1.nii.gz,0.csv,1.csv\n")
+    assert [again(), again()] == ["done", "kept"]
+    write_points(small_scene(3).centers[1:] + 1, table.parent / "1.csv")
+    assert again().startswith("its result was made with another moving_points input; redo it")
+    batch.run_batch(table, tmp_path / "out", {"model": "tiny-blobs"}, overwrite=True)
+    assert again() == "kept"
+    write(volume(small_scene(3), small_grid()), table.parent / "1.nii.gz")
+    assert again().startswith("its result was made with another moving input; redo it")
+    batch.run_batch(table, tmp_path / "out", {"model": "tiny-blobs"}, overwrite=True)
+
+    report = tmp_path / "out" / "a" / "report.json"
+    old = json.loads(report.read_text(encoding="utf-8"))
+    report.write_text(json.dumps({key: value for key, value in old.items() if key != "stamps"}))
+    assert again().startswith("its result was made with another version of this program; redo it")
+    report.write_text(json.dumps(old))
+    assert again() == "kept"
+
+    network = models.load(installed)
+    with torch.no_grad():  # as training it anew would
+        changed = {name: value * 1.01 for name, value in network.state_dict().items()}
+    network = deepcopy(network)
+    network.load_state_dict(changed)
+    models.write_bundle(tmp_path / "anew" / "tiny-blobs", installed.manifest, network)
+    monkeypatch.setenv(catalog.FOLDERS_VARIABLE, str(tmp_path / "anew"))
+    assert again().startswith("its result was made with another model; redo it")
+
+
+def test_the_summary_of_many_rows_is_not_written_once_a_row(tmp_path, monkeypatch):
+    path = tmp_path / "pairs.csv"
+    path.write_text("fixed,moving\n" + "none.nii.gz,none.nii.gz\n" * 300)
+    written, write_summary = [], batch.write_summary
+
+    def counted(some, place):
+        written.append(len(some))
+        write_summary(some, place)
+
+    monkeypatch.setattr(batch, "write_summary", counted)
+    began = time.monotonic()
+    batch.run_batch(path, tmp_path / "out", {})
+    assert len(written) <= 2 + time.monotonic() - began
+    assert written[-1] == len(rows(tmp_path / "out")) == 300
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_other_separators_and_capitals(table, separator):
+    table.write_text(
+        separator.join(("Fixed", " MOVING ", "Case")) + "\n" + separator.join(("0,a.nii", "1.nii", "x")) + "\n"
+    )
+    assert batch.read_pairs(table) == [
+        {"fixed": str(table.parent / "0,a.nii"), "moving": str(table.parent / "1.nii"), "case": "x"}
+    ]
+
+
 def test_summary_says_what_the_reports_say(table, tmp_path):
     outcome = batch.run_batch(table, tmp_path / "out", {"model": "tiny-blobs"})
     assert outcome.counts == (2, 0, 1)
@@ -151,13 +212,16 @@ def test_bad_tables(refused, tmp_path, text, words):
 
 
 def test_a_case_that_can_have_no_folder_stops_nothing(table, shell, tmp_path):
-    names = ("a", "../a", "A", "summary.csv", "", "0005")
+    bad = ("con", "Aux.1", "COM1", "lpt9.txt", "dot.", "x" * 201)
+    names = ("a", "../a", "A", "summary.csv", "", "0005", *bad, "console")
     table.write_text("case,fixed,moving\n" + "".join(f"{name},0.nii.gz,none.nii.gz\n" for name in names))
     code, said, error = shell("batch", table, "--workers", "1", "--output", tmp_path / "out")
-    assert code == 1 and "0 done, 0 kept from before, 6 failed" in said
+    assert code == 1 and "0 done, 0 kept from before, 13 failed" in said
     found = {row["case"]: row["reason"] for row in rows(tmp_path / "out")}
-    assert list(found) == ["a", "../a (row 2)", "A (row 3)", "summary.csv (row 4)", "0005", "0005 (row 6)"]
-    assert all("no such file" in found[name] for name in ("a", "0005"))  # these were tried
+    first = ["a", "../a (row 2)", "A (row 3)", "summary.csv (row 4)", "0005", "0005 (row 6)"]
+    assert list(found) == [*first, *(f"{name} (row {row})" for row, name in enumerate(bad, 7)), "console"]
+    assert all("no such file" in found[name] for name in ("a", "0005", "console"))  # these were tried
+    assert all("the name of a folder; name the case otherwise" in found[f"{x} (row {n})"] for n, x in enumerate(bad, 7))
     assert "cannot be the name of a folder" in found["../a (row 2)"] and "../a (row 2): " in error
     assert "an earlier row has the case 'A'" in found["A (row 3)"]
     assert "the name of the summary" in found["summary.csv (row 4)"]
@@ -167,7 +231,7 @@ def test_a_case_that_can_have_no_folder_stops_nothing(table, shell, tmp_path):
 def test_what_no_case_could_do_without(table, refused, tmp_path):
     refused("batch", table.with_name("none.csv"), words=("none.csv", "no such file", "columns fixed and moving"))
     refused("batch", table, "--model", "brains", words=("no model 'brains'",))
-    refused("batch", table, "--refine", "-1", words=("refine takes a whole number of 0 or more, not -1",))
+    refused("batch", table, "--refine", "-1", words=("refine takes a whole number from 0 to 10000, not -1",))
     refused("batch", table, output=Path("/proc/out"), words=("/proc/out", "cannot be created"))
 
 
@@ -241,5 +305,5 @@ def test_absolute_paths_stay(table):
     assert batch.read_pairs(table) == [
         {"fixed": str(table.parent / "0.nii.gz"), "moving": str(table.parent / "1.nii.gz"), "case": "x"}
     ]
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match="is a folder; give a CSV"):
         batch.read_pairs(table.parent)
