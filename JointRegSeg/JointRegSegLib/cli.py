@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .device import CHOICES
-from .errors import Canceled, JointRegSegError
+from .errors import Canceled, JointRegSegError, lacks_memory
 
 if TYPE_CHECKING:
     from .result import Registration
@@ -261,7 +261,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except JointRegSegError as error:
         print(f"jointregseg: {with_cure(str(error), error.option)}", file=sys.stderr)
         return 2
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
         print("jointregseg: not enough memory; close other programs or use smaller volumes", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of our output has gone

@@ -37,6 +37,11 @@ class Canceled(JointRegSegError):
         super().__init__("canceled")
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Whether memory was what was missing; torch has no error of its own for that on a CPU."""
+    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+
+
 @contextmanager
 def reading(path: str | Path, kind: type[JointRegSegError] = InputError) -> Iterator[None]:
     """Turn what the system says while ``path`` is read into an error of ``kind``."""

@@ -30,7 +30,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
-from .errors import JointRegSegError
+from .errors import JointRegSegError, lacks_memory
 
 IMAGES = ("fixed", "moving", "fixed_labels", "moving_labels")
 POINTS = ("fixed_points", "moving_points")
@@ -93,7 +93,7 @@ def answer(line: str, tasks: dict[str, Callable[[Request, Send], dict[str, Any]]
         kind = type(error).__name__
         send({"id": number, "event": "error", "kind": kind, "message": str(error), "option": error.option})
     except Exception as error:
-        if not isinstance(error, MemoryError) and "can't allocate memory" not in str(error):
+        if not lacks_memory(error):
             send({"id": number, "event": "error", **_defect(error)})
             return
         message = "not enough memory; close other programs or use smaller volumes"

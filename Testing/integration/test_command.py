@@ -129,7 +129,11 @@ def test_a_reader_that_leaves(installed):
 
 @pytest.mark.parametrize(
     ("error", "code", "word"),
-    [(KeyboardInterrupt(), 130, "interrupted"), (MemoryError(), 2, "not enough memory; close other programs")],
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (MemoryError(), 2, "not enough memory; close other programs"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2, "not enough memory; close other programs"),
+    ],
 )
 def test_other_ends(shell, pair, tmp_path, monkeypatch, error, code, word):
     def ends(*arguments, **options):
