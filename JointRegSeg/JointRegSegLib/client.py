@@ -107,20 +107,21 @@ class Worker:
             raise WorkerError(f"{self.python}: cannot be started ({error.strerror})") from None
         self.starts += 1
         self._heard = queue.Queue()
-        self._threads = [
-            threading.Thread(target=self._hear, args=(self._process, self._heard), daemon=True),
-            threading.Thread(target=self._keep, args=(self._process,), daemon=True),
-        ]
+        keeper = threading.Thread(target=self._keep, args=(self._process,), daemon=True)
+        hearer = threading.Thread(target=self._hear, args=(self._process, self._heard, keeper), daemon=True)
+        self._threads = [keeper, hearer]
         for thread in self._threads:
             thread.start()
 
-    def _hear(self, process: subprocess.Popen[str], heard: queue.Queue[Event]) -> None:
+    def _hear(self, process: subprocess.Popen[str], heard: queue.Queue[Event], keeper: threading.Thread) -> None:
         for line in process.stdout:
             try:
                 heard.put(json.loads(line))
             except ValueError:
                 self.log.append(line.rstrip())
-        heard.put({"event": "ended", "code": process.wait()})
+        code = process.wait()
+        keeper.join(1)  # last words are part of why it ended; whatever it started may hold the stream longer
+        heard.put({"event": "ended", "code": code})
 
     def _keep(self, process: subprocess.Popen[str]) -> None:
         for line in process.stderr:
