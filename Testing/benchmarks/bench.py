@@ -56,8 +56,9 @@ def main() -> int:
 def bench(cohort: Cohort, source: Path, folder: Path, count: int, with_ants: bool) -> dict:
     """Run all methods and print a line for each; their figures by method and pair."""
     held_out = models.find(cohort.models[0]).manifest["training"]["held_out"]
-    table = prepare(cohort, source, folder, random_pairs(held_out, count, seed=1))
-    said = f"{count} pairs of {len(held_out)} people who were not trained on; {torch.get_num_threads()} CPU threads"
+    pairs = list(dict.fromkeys(random_pairs(held_out, count, seed=1)))  # of few people some come twice
+    table = prepare(cohort, source, folder, pairs)
+    said = f"{len(pairs)} pairs of {len(held_out)} people who were not trained on; {torch.get_num_threads()} CPU threads"
     print(f"{said}\n")
     for titles in (FIRST, SECOND):
         print("".join(f"{t:>{w}}" if w > 0 else f"{t:<{-w}}" for t, w in zip(titles, WIDTHS, strict=True)))
@@ -81,7 +82,7 @@ def bench(cohort: Cohort, source: Path, folder: Path, count: int, with_ants: boo
         memory[name] = _memory(pair, options)
         # Loading is not part of a pair's time: the first pair of a process would carry it alone.
         register_and_segment(*pair, options["model"])
-        outcome = run_batch(table, folder / name.replace(", --", "-"), options)
+        outcome = run_batch(table, folder / name.replace(", --", "-"), options, overwrite=True)
         for row in outcome.failed:
             print(f"{row['case']}: {row['reason']}", file=sys.stderr)
         seconds = {row["case"]: row["estimating_seconds"] for row in outcome.rows}

@@ -67,7 +67,7 @@ def prepare(cohort: Cohort, source: Path, folder: Path, pairs: Sequence[tuple[st
         target = Grid.centered(middle_of(known, image, labels, grid), cohort.size, spacing, grid.direction).snapped(
             grid
         )
-        for kind, values, mode in (("images", image, "linear"), ("labels", labels, "nearest")):
+        for kind, values, mode in (("images", image, "bilinear"), ("labels", labels, "nearest")):
             (made / kind).mkdir(parents=True, exist_ok=True)
             # Everybody's first voxel, and so the middle too, lies at the same point, as in the challenges.
             out = scalar_image(resample(values, grid, target, mode=mode, fill=float(values.min())), target)
