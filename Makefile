@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
+# The oldest Slicer that is supported, of which there are packages for Linux and Windows.
+OLDER := $(VENV)/slicer-5.11
 
 .PHONY: demo test lint bench clean
 
@@ -17,8 +19,16 @@ $(VENV)/ready: pyproject.toml Makefile
 demo: $(VENV)/ready
 	$(BIN)/jointregseg demo --output demo
 
-test: $(VENV)/ready lint
+$(OLDER)/ready: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --no-deps --target $(OLDER) \
+		slicer-core==5.11.0.6
+	@site=$$($(BIN)/python -c 'import vtkmodules, pathlib; print(pathlib.Path(vtkmodules.__file__).parents[1])') && \
+		ln -sfn $$site/vtkmodules $$site/vtk.py $(OLDER)/ # it looks for VTK beside itself
+	@touch $@
+
+test: $(VENV)/ready lint $(if $(filter Darwin,$(shell uname)),,$(OLDER)/ready)
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
+	test ! -e $(OLDER)/ready || PYTHONPATH=$(OLDER) $(BIN)/python -m pytest Testing/scene
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

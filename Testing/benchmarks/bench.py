@@ -58,7 +58,8 @@ def bench(cohort: Cohort, source: Path, folder: Path, count: int, with_ants: boo
     held_out = models.find(cohort.models[0]).manifest["training"]["held_out"]
     pairs = list(dict.fromkeys(random_pairs(held_out, count, seed=1)))  # of few people some come twice
     table = prepare(cohort, source, folder, pairs)
-    said = f"{len(pairs)} pairs of {len(held_out)} people who were not trained on; {torch.get_num_threads()} CPU threads"
+    said = f"{len(pairs)} pairs of {len(held_out)} people who were not trained on; "
+    said += f"{torch.get_num_threads()} CPU threads"
     print(f"{said}\n")
     for titles in (FIRST, SECOND):
         print("".join(f"{t:>{w}}" if w > 0 else f"{t:<{-w}}" for t, w in zip(titles, WIDTHS, strict=True)))
