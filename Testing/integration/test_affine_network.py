@@ -16,7 +16,7 @@ from JointRegSegLib.networks import UResNet
 from JointRegSegTrainingLib import evaluation, trainer
 from JointRegSegTrainingLib.subjects import pairs_of
 
-ARGUMENTS = {"channels": [4, 8], "classes": 0}
+ARGUMENTS = {"channels": [4, 8], "classes": 0, "passes": 1}
 #: Matrix, and shift in halves of the lattice's sides, along its axes D, H and W.
 LINEAR = np.array([[1.1, 0.05, 0], [-0.05, 0.95, 0], [0, 0.1, 1.05]])
 SHIFT = np.array([0.2, -0.1, 0.15])

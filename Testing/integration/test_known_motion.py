@@ -88,7 +88,7 @@ def test_padding_changes_little():
     assert result.report["quality"]["regularity"]["folded_share"] == 0
 
 
-@pytest.mark.parametrize("side", [2, 3, 5])
+@pytest.mark.parametrize("side", [3, 5])
 def test_very_small_volumes(side):
     values = np.random.default_rng(0).normal(size=(2, side, side, side)).astype(np.float32)
     result = register(*(sitk.GetImageFromArray(v) for v in values))

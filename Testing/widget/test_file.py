@@ -121,11 +121,13 @@ def test_reload_and_test_tells_of_what_it_skips(module, monkeypatch):
     assert len(told) == 3 and all(text.startswith("Skipped") and "torch" in text for text in told)
 
 
-def test_sample_data_is_registered_at_startup(module, desktop):
+def test_sample_data_and_layout_are_known_from_startup_on(module, desktop):
     import slicer
     from JointRegSegLib import samples
+    from JointRegSegLib.scene import layout
 
-    module.registerSampleData()
+    module.announce()
+    assert slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLLayoutNode").IsLayoutDescription(layout.LAYOUT)
     assert [s.sampleName for s in slicer.modules.sampleDataSources["JointRegSeg"]] == [
         s.name for s in samples.samples()
     ]
