@@ -170,9 +170,10 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self._parameterNode is None or slicer.mrmlScene.IsClosing():
             return
         if node is not None and node.GetAttribute(results.ROLE):
-            self.quality.list_results(self._shown)
             if node.GetAttribute(results.ATTRIBUTE) == self._shown:
                 self.showResult(results.find(slicer.mrmlScene, self._shown))
+            else:
+                self.quality.list_results(self._shown)
         self.propagate.update(self._parameterNode, self.show.result)
 
     def initializeParameterNode(self) -> None:

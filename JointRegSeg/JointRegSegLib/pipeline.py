@@ -139,9 +139,7 @@ def register_and_segment(
     with _timed(seconds, "resampling"):
         tell(progress, "resampling", 0.0)
         _check_finite(estimate.deformation)
-        deformation = estimate.deformation.on(field_lattice(volumes[0].grid))
-        # A network alone answers as it was trained to; what is optimized ends as a map that can be undone everywhere.
-        deformation = invertible(deformation) if bundle is None or refine else deformation.inverted()
+        deformation = invertible(estimate.deformation.on(field_lattice(volumes[0].grid)))
         result = _assemble(fixed_image, moving_image, labels, deformation, estimate, bundle)
     with _timed(seconds, "checking"):
         tell(progress, "checking", 0.0)

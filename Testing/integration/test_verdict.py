@@ -39,6 +39,14 @@ def changed(path: str, value: object) -> dict:
     return out
 
 
+def alike(local: tuple[float, float], whole: tuple[float, float]) -> dict:
+    """Good figures but for the correlation before and after, in neighborhoods and over the whole."""
+    pairs = {"local_correlation": local, "correlation": whole}
+    return changed(
+        "similarity", {name: dict(zip(("before", "after"), pair, strict=True)) for name, pair in pairs.items()}
+    )
+
+
 @pytest.mark.parametrize(
     ("figures", "warnings", "color", "word"),
     [
@@ -54,37 +62,19 @@ def changed(path: str, value: object) -> dict:
         (changed("similarity.local_correlation", {"before": 0.03, "after": 0.17}), [], "amber", "little in common"),
         (changed("similarity.local_correlation", {"before": 0.02, "after": 0.21}), [], "green", "more alike"),
         (
-            changed(
-                "similarity",
-                {
-                    "local_correlation": {"before": 1.0, "after": 0.93},
-                    "correlation": {"before": 1.0, "after": 0.98},
-                },
-            ),
+            alike((1.0, 0.93), (1.0, 0.98)),
             [],
             "green",
             "nearly the same (correlation 1.00 → 0.98)",
         ),
         (
-            changed(
-                "similarity",
-                {
-                    "local_correlation": {"before": 1.0, "after": 0.5},
-                    "correlation": {"before": 1.0, "after": 0.9},
-                },
-            ),
+            alike((1.0, 0.5), (1.0, 0.9)),
             [],
             "red",
             "less alike than before",
         ),
         (
-            changed(
-                "similarity",
-                {
-                    "local_correlation": {"before": 0.54, "after": 0.5},
-                    "correlation": {"before": 0.994, "after": 0.995},
-                },
-            ),
+            alike((0.54, 0.5), (0.994, 0.995)),
             [],
             "red",
             "less alike than before",

@@ -111,12 +111,9 @@ def test_inverse_transform_file_brings_points_back(way):
     assert inside.mean() > 0.4
     misses = np.linalg.norm(fixed.to_index(through(back, moved)) - fixed.to_index(points), axis=1)[inside]
     assert misses.mean() <= 0.1
+    assert misses.max() <= 0.5
     figures = way.result.report["quality"]["regularity"]["inverse_consistency_voxels"]
-    assert figures["mean"] <= 0.1
-    if way.kind == "model":  # a network alone may squeeze a voxel so that no lattice holds the way back
-        assert np.quantile(misses, 0.999) <= 0.5
-    else:
-        assert misses.max() <= 0.5 and figures["max"] <= 0.5
+    assert figures["mean"] <= 0.1 and figures["max"] <= 0.5
 
 
 def test_jacobian_file_is_the_derivative_of_the_transform(way):
