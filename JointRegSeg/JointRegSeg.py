@@ -10,7 +10,7 @@ from JointRegSegGui import words
 from JointRegSegGui.parameters import JointRegSegParameterNode, forget_unknown
 from JointRegSegLib.errors import Canceled, JointRegSegError
 from JointRegSegLib.samples import samples
-from JointRegSegLib.scene import layout, requirements, results, runs, sample
+from JointRegSegLib.scene import layout, requirements, results, sample
 from JointRegSegLib.scene.registrar import Registrar, memory_needed, outside_domain
 from slicer.i18n import tr as _
 from slicer.i18n import translate
@@ -249,7 +249,7 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             missing = _("Choose a moving volume")
         elif fixed is moving:
             missing = _("Choose two different volumes")
-        elif unfit := self._unfit(fixed, moving):
+        elif unfit := words.unfit(fixed, moving):
             missing = _("Choose another volume")
         elif entry is None:
             missing = _("Choose a model that is installed")
@@ -274,19 +274,6 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 memory = _("Needs about {size:.1f} GB of memory").format(size=needed / 1e9)
         self.ui.modelWarningLabel.text = "⚠ " + "<br>".join(map(html.escape, warnings)) if warnings else ""
         self.ui.memoryLabel.text = memory
-
-    @staticmethod
-    def _unfit(fixed: slicer.vtkMRMLScalarVolumeNode, moving: slicer.vtkMRMLScalarVolumeNode) -> str:
-        """Why a volume can never be registered, as a sentence; what may change until the click is told after it."""
-        for node, role in ((fixed, _("fixed volume")), (moving, _("moving volume"))):
-            image = node.GetImageData()
-            if not node.IsA("vtkMRMLLabelMapVolumeNode") and (image is None or image.GetNumberOfScalarComponents() < 2):
-                continue
-            try:
-                runs.image_seen(node, role)
-            except JointRegSegError as error:
-                return words.problem(error)
-        return ""
 
     def onApplyButton(self) -> None:
         """Start, or cancel."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import slicer
 from JointRegSegLib.errors import JointRegSegError
+from JointRegSegLib.scene.runs import image_seen
 from slicer.i18n import tr as _
 
 
@@ -35,3 +37,16 @@ def problem(error: JointRegSegError) -> str:
         "model": _("Model, Import model…"),
     }.get(error.option)
     return _("{problem} ({place})").format(problem=error, place=place) if place else str(error)
+
+
+def unfit(fixed: slicer.vtkMRMLScalarVolumeNode, moving: slicer.vtkMRMLScalarVolumeNode) -> str:
+    """Why a volume can never be registered, as a sentence; what may change until the click is told after it."""
+    for node, role in ((fixed, _("fixed volume")), (moving, _("moving volume"))):
+        image = node.GetImageData()
+        if not node.IsA("vtkMRMLLabelMapVolumeNode") and (image is None or image.GetNumberOfScalarComponents() < 2):
+            continue
+        try:
+            image_seen(node, role)
+        except JointRegSegError as error:
+            return problem(error)
+    return ""
