@@ -8,7 +8,7 @@ from JointRegSegLib import fields
 from JointRegSegLib.networks import SVFNet
 from perturb import perturbed
 
-SHAPE = (8, 16, 24)
+SHAPE = (16, 16, 32)
 
 
 @pytest.fixture
@@ -36,11 +36,31 @@ def test_exchanging_the_images_exchanges_the_answers(pair):
 
 
 def test_both_ways_are_exponentials_of_one_velocity(pair):
-    answer = perturbed(SVFNet())(*pair)
+    answer = perturbed(SVFNet(coarse=False))(*pair)
     there, back = answer.levels[0].velocity.chunk(2)
     assert torch.equal(there, -back)
     torch.testing.assert_close(answer.forward, fields.scale_and_square(there))
     torch.testing.assert_close(answer.backward, fields.scale_and_square(back))
+
+
+def test_a_smooth_motion_is_the_same_at_half_resolution(pair, monkeypatch, generator):
+    smooth = 0.1 * torch.randn(2, 3, 2, 2, 4, generator=generator)
+    answers = []
+    for coarse in (False, True):
+        network = SVFNet(coarse=coarse, passes=1)
+        monkeypatch.setattr(network, "_velocity", lambda features, n: fields.resize(smooth, features.shape[2:]))
+        answers.append(network(*pair).forward)
+    assert answers[0].abs().max() > 1
+    missed = (answers[0] - answers[1]).abs()
+    assert missed.mean() < 0.05 * answers[0].abs().mean()
+
+
+def test_later_looks_see_half_the_resolution_within_slices(pair, monkeypatch):
+    network, seen = SVFNet(passes=3), []
+    look = network._features
+    monkeypatch.setattr(network, "_features", lambda x: (seen.append(tuple(x.shape[2:])), look(x))[1])
+    network(*pair)
+    assert seen == [SHAPE, (16, 8, 16), (16, 8, 16)]
 
 
 def test_an_image_with_itself_does_not_move(pair):
@@ -60,18 +80,18 @@ def test_the_first_two_levels_stay_within_slices(generator):
     images = torch.rand(1, 2, *SHAPE, generator=generator, requires_grad=True)
 
     def reached(features: torch.Tensor) -> list[bool]:
-        (gradient,) = torch.autograd.grad(features[0, :, 3].sum(), images, retain_graph=True)
+        (gradient,) = torch.autograd.grad(features[0, :, features.shape[2] // 2 - 1].sum(), images, retain_graph=True)
         return (gradient != 0).any(4).any(3)[0].any(0).tolist()
 
-    own = [k == 3 for k in range(SHAPE[0])]
+    own = [k == 7 for k in range(SHAPE[0])]
     first = network.down[0](images)
     second = network.down[1](network.pool[0](first))
     third = network.down[2](network.pool[1](second))
-    assert second.shape[2:] == (8, 8, 12)
+    assert second.shape[2:] == (16, 8, 16)
     assert reached(first) == reached(second) == own
-    assert third.shape[2:] == (8, 4, 6)
+    assert third.shape[2:] == (16, 4, 8)
     assert sum(reached(third)) == 5  # two 3³ convolutions
-    assert network.pool[2](third).shape[2:] == (4, 2, 3)
+    assert network.pool[2](third).shape[2:] == (8, 2, 4)
 
 
 def test_gradients_reach_every_parameter(pair, generator):
@@ -89,5 +109,5 @@ def test_gradients_reach_every_parameter(pair, generator):
 def test_refused_arguments(pair):
     with pytest.raises(ValueError, match="more than 2 levels"):
         SVFNet((8, 16))
-    with pytest.raises(ValueError, match="multiples of 8"):
+    with pytest.raises(ValueError, match="multiples of 16"):
         SVFNet()(pair[0][..., :20], pair[1][..., :20])

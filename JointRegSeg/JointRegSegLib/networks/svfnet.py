@@ -18,6 +18,8 @@ Additions, off in the paper's version (``paper``):
   exchanges forward and backward exactly.
 - *passes*: the network looks again, at both images carried half way to each other by what it has found, and adds to it:
   exp(v / 2) exp(w) exp(v / 2) is exp(v + w) but for terms of third order, and neither image is preferred.
+- *coarse*: velocities, and all looks but the first, are at half resolution within slices, which the motion is smooth
+  enough for: a fraction of the time.
 - *classes*: a second head on the same features segments the first image of the stack, so with *symmetric* both.
 """
 
@@ -27,6 +29,7 @@ import itertools
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from .. import fields
@@ -68,6 +71,8 @@ class SVFNet(RegistrationNetwork):
         See the module's text. Without ``symmetric`` only the moving image is segmented.
     passes : int
         How often the network looks, once or more; the first pass segments.
+    coarse : bool
+        See the module's text.
     """
 
     def __init__(
@@ -78,6 +83,7 @@ class SVFNet(RegistrationNetwork):
         normalized: bool = True,
         symmetric: bool = True,
         passes: int = 2,
+        coarse: bool = True,
     ) -> None:
         super().__init__()
         if passes < 1:
@@ -85,7 +91,8 @@ class SVFNet(RegistrationNetwork):
         if len(channels) <= PLANAR:
             raise ValueError(f"channels needs more than {PLANAR} levels, the planar ones")
         self.inputs, self.symmetric, self.passes = inputs, symmetric, passes
-        self.divisor = 2 ** (len(channels) - 1)
+        self.halved = (1, 2, 2) if coarse else (1, 1, 1)
+        self.divisor = 2 ** (len(channels) - (0 if coarse and passes > 1 else 1))
         self.down, self.pool, self.widen, self.up = (nn.ModuleList() for _ in range(4))
         for level, (before, width) in enumerate(itertools.pairwise([2 * inputs, *channels])):
             self.down.append(_layers(before, width, level < PLANAR, normalized))
@@ -99,31 +106,35 @@ class SVFNet(RegistrationNetwork):
     @classmethod
     def paper(cls, channels: Sequence[int] = (32, 64, 128, 256), **options: int) -> SVFNet:
         """The published network: no normalization, one order of the images, no segmentation."""
-        return cls(channels, classes=0, normalized=False, symmetric=False, passes=1, **options)
+        return cls(channels, classes=0, normalized=False, symmetric=False, passes=1, coarse=False, **options)
 
     def forward(self, moving: torch.Tensor, fixed: torch.Tensor) -> Prediction:
         self.check(moving, fixed)
-        n = len(moving)
+        n, shape = len(moving), moving.shape[2:]
         features = self._features(stacked(moving, fixed, self.symmetric))
-        velocity = self._velocity(features, n)
+        lattice = [side // factor for side, factor in zip(shape, self.halved, strict=True)]
+        velocity = fields.resize(self._velocity(features, n), lattice)
         for _ in range(1, self.passes):
             half = fields.scale_and_square(torch.cat([velocity, -velocity]) / 2, SQUARINGS)
-            carried = fields.warp(torch.cat([moving, fixed]), half.to(moving.dtype))
+            carried = fields.warp(torch.cat([moving, fixed]), fields.resize(half, shape).to(moving.dtype))
+            carried = F.avg_pool3d(carried, self.halved)
             again = self._features(stacked(carried[:n], carried[n:], self.symmetric))
             velocity = velocity + self._velocity(again, n)
         velocity = torch.cat([velocity, -velocity])
-        displacement = fields.scale_and_square(velocity, SQUARINGS)
+        displacement, velocity = (
+            fields.resize(x, shape) for x in (fields.scale_and_square(velocity, SQUARINGS), velocity)
+        )
         scores = None if self.classifier is None else self.classifier(features).float()
         levels = [Level(displacement, None, velocity=velocity)]
         return Prediction.split(n, displacement, None, scores, levels)
 
     def _velocity(self, features: torch.Tensor, n: int) -> torch.Tensor:
-        """(N, 3, D, H, W), float32, from the features of N pairs, or of 2 N where images were exchanged, too."""
+        """(N, 3, d, h, w), float32, from the features of N pairs, or of 2 N where images were exchanged, too."""
         velocity = self.velocity(features).float()
         return (velocity[:n] - velocity[n:]) / 2 if self.symmetric else velocity
 
     def _features(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, 2 inputs, D, H, W) → (N, channels[0], D, H, W)."""
+        """(N, 2 inputs, d, h, w) → (N, channels[0], d, h, w)."""
         encoded = [self.down[0](x)]
         for pool, down in zip(self.pool, self.down[1:], strict=True):
             encoded.append(down(pool(encoded[-1])))
