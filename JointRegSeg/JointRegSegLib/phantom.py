@@ -124,6 +124,18 @@ def breathing_thorax(
     return ThoraxPair(fixed, moving, fixed_labels, moving_labels, points, _motion(points, depth_mm), float(depth_mm))
 
 
+def exhaled_thorax(seed: int, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """The thorax of `breathing_thorax` at exhale, on any lattice and without noise.
+
+    Returns
+    -------
+    tuple of ndarray
+        (D, H, W) Hounsfield units, and the numbers of `LABELS`.
+    """
+    anatomy, *_ = np.random.default_rng(seed).spawn(3)
+    return _scan(_Thorax.grown(anatomy)[0], grid, 0.0)
+
+
 def _grids(size: Sequence[int], spacing: Sequence[float]) -> tuple[Grid, Grid]:
     """Lattices of the fixed and of the moving image."""
     fixed = Grid.centered((0, 2, 28), size, spacing, _rotation(0, 7) @ _rotation(2, -5))

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .. import fields
 from ..deformation import Deformation
 from ..errors import InputError
 
@@ -38,10 +37,7 @@ class Expansion:
         """
         if not bool(inside.any()):
             raise InputError("there is no lung to measure: the mask is empty on the fixed image's lattice")
-        axes = deformation.grid.array_affine[:3, :3]
-        chosen = fields.jacobian_matrix(deformation.displacement)[0][:, :, inside].movedim(2, 0).double().numpy()
-        # Index space to millimeters on both sides, then the affine part, which acts last.
-        gradient = deformation.affine[:3, :3] @ axes @ chosen @ np.linalg.inv(axes)
+        gradient = derivative(deformation, inside)
         motion = deformation.vectors()[0][:, inside].T.double().numpy()
         folded = np.linalg.det(gradient) <= 0
         if folded.any():
@@ -63,3 +59,30 @@ class Expansion:
         """(n, 3) principal stretches λ₁ ≥ λ₂ ≥ λ₃: roots of the eigenvalues of FᵀF."""
         squares = np.linalg.eigvalsh(np.swapaxes(self.gradient, 1, 2) @ self.gradient)
         return np.sqrt(squares.clip(0))[:, ::-1]
+
+
+def derivative(deformation: Deformation, inside: torch.Tensor) -> np.ndarray:
+    """∂T/∂x of the map from fixed to moving points at the n voxels inside, (n, 3, 3) LPS.
+
+    Differences are taken between voxels inside only: lungs slide along the wall, and what lies beyond the pleura moves
+    otherwise.
+    """
+    axes = deformation.grid.array_affine[:3, :3]
+    chosen = np.eye(3) + _differences(deformation.displacement[0].double().numpy(), inside.numpy())
+    # Index space to millimeters on both sides, then the affine part, which acts last.
+    return deformation.affine[:3, :3] @ axes @ chosen @ np.linalg.inv(axes)
+
+
+def _differences(u: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """∂u/∂x of (3, D, H, W) at the n voxels inside, (n, 3, 3): central ones, one-sided at the border of ``inside``."""
+    out = np.zeros((int(inside.sum()), 3, 3))
+    for axis in range(3):
+        step = np.diff(u, axis=1 + axis)
+        known = np.take(inside, range(1, inside.shape[axis]), axis) & np.take(inside, range(step.shape[1 + axis]), axis)
+        total, count = np.zeros(u.shape), np.zeros(inside.shape)
+        for side in (slice(1, None), slice(None, -1)):
+            part = tuple(side if a == axis else slice(None) for a in range(3))
+            total[(slice(None), *part)] += step * known
+            count[part] += known
+        out[:, :, axis] = (total / np.maximum(count, 1))[:, inside].T
+    return out

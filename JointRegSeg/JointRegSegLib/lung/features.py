@@ -1,0 +1,111 @@
+"""What a classifier sees of a breathing pair, comparable from person to person and from lattice to lattice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy import ndimage
+
+from ..geometry import Grid
+from . import table
+from .pair import BreathingPair
+from .regions import WHOLE
+
+Motion = Literal["residual", "whole"]
+#: Zones by which figures and answers are told; those of `regions` that all lungs have.
+ZONES = ("upper zone", "middle zone", "lower zone", "ventral half", "dorsal half", "peel", "core")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a pair becomes the network's input.
+
+    Attributes
+    ----------
+    size : int
+        Nodes along each side of the frame, which is the box of the lungs along the body's axes.
+    motion : 'residual' or 'whole'
+        The motion without the affine map that fits it best in the lungs, or all of it (the published G - G_I).
+    ventilation : bool
+        Add the ventilation, relative to the lungs' own, as a fourth channel.
+    by_depth : bool
+        Divide the motion by the lungs' mean linear strain. To first order all of the motion grows with the depth of a
+        breath, which patients choose and which says little of where the lung is stiff; undivided, the motion is told
+        in percent of the lungs' size.
+    """
+
+    size: int = 24
+    motion: Motion = "residual"
+    ventilation: bool = False
+    by_depth: bool = True
+
+    @property
+    def channels(self) -> int:
+        """Channels of the network's input."""
+        return 4 if self.ventilation else 3
+
+
+def frame(pair: BreathingPair, size: int) -> Grid:
+    """The box of the lungs along L, P and S, with ``size`` nodes a side: an axis each of the array's W, H and D."""
+    points = pair.grid.to_world(np.argwhere(pair.lungs)[:, ::-1])
+    # Outermost percents, widened: a stray voxel, or the width of one, does not shift the frame.
+    low, high = np.percentile(points, (1, 99), axis=0)
+    return Grid.centered((low + high) / 2, (size,) * 3, 1.08 * (high - low) / size, np.eye(3))
+
+
+def prepare(pair: BreathingPair, recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
+    """The network's input.
+
+    Returns
+    -------
+    tuple of ndarray
+        (C, n, n, n) float32 on `frame`: motion from exhale to inhale along x, y, z (LPS) as `Recipe` tells it, and
+        ventilation; 0 outside the lungs. And (n, n, n) bool: where the lungs are.
+
+    Raises
+    ------
+    InputError
+        If the lungs hardly change their volume.
+    """
+    lattice = frame(pair, recipe.size)
+    k, j, i = np.indices(lattice.shape)
+    points = lattice.to_world(np.stack([i, j, k], -1))
+    index = np.moveaxis(pair.grid.to_index(points)[..., ::-1], -1, 0)
+
+    def read(volume: np.ndarray, mode: str = "nearest") -> np.ndarray:
+        return ndimage.map_coordinates(volume.astype(np.float32), index, order=1, mode=mode)
+
+    inside = read(pair.lungs, "constant") > 0.5
+    motion = np.stack([read(component) for component in pair.motion])
+    if recipe.motion == "residual":
+        own = pair.grid.to_world(np.argwhere(pair.lungs)[:, ::-1])
+        middle = own.mean(0)
+        design = np.column_stack([own - middle, np.ones(len(own))])
+        fit, *_ = np.linalg.lstsq(design, pair.breath.expansion.motion, rcond=None)
+        motion -= np.moveaxis((points - middle) @ fit[:3] + fit[3], -1, 0)
+    ventilation = table.maps(pair.breath)["relative_ventilation"]  # which refuses lungs that do not breathe
+    scale = pair.volume_ratio ** (1 / 3) - 1 if recipe.by_depth else 0.01
+    out = motion / (lattice.extent.reshape(3, 1, 1, 1) * scale)
+    if recipe.ventilation:
+        out = np.concatenate([out, read(pair.spread(ventilation - 1))[None]])
+    return (out * inside).astype(np.float32), inside
+
+
+def regional(pair: BreathingPair) -> dict[str, float]:
+    """Figures of the lungs and of `ZONES` by name, none of which depends on how the patient lies.
+
+    Raises
+    ------
+    InputError
+        If the lungs hardly change their volume.
+    """
+    found = {row["region"]: row for row in table.table(pair.breath, pair.parts)}
+    out = {f"{WHOLE}: {key}": found[WHOLE][key] for key in ("ventilation", "anisotropy", "heterogeneity")}
+    for zone in ZONES:
+        row = found.get(zone, found[WHOLE])  # a zone without a voxel is as the lungs are
+        out |= {f"{zone}: {key}": row[key] for key in ("relative_ventilation", "anisotropy")}
+    return {name: float(value) for name, value in out.items()}
+
+

@@ -1,0 +1,100 @@
+"""A registered pair of breathing phases: what is known of the lungs' tissue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from scipy import ndimage
+
+from .. import fields, files
+from ..deformation import Deformation, displacement_on, scalar_image
+from ..geometry import Grid
+from ..pipeline import field_lattice
+from .expansion import Expansion, derivative
+from .regions import regions
+from .table import Breath
+
+#: Share of the lungs' voxels that may fold, at the pleura above all where tissue slides; they are left out.
+FOLDED = 0.005
+
+
+@dataclass(frozen=True, eq=False)
+class BreathingPair:
+    """What a transform says of the lungs.
+
+    Attributes
+    ----------
+    grid : Grid
+        The fixed image's lattice, or every n-th voxel of it (see `pipeline.field_lattice`).
+    lungs : ndarray
+        (D, H, W) bool, n of them True.
+    motion : ndarray
+        (3, D, H, W) way of the tissue from exhale to inhale in LPS mm; outside the lungs as at their nearest voxel,
+        since what lies there slides.
+    breath : Breath
+    parts : dict
+        (n,) bool by region, see `regions`.
+    """
+
+    grid: Grid
+    lungs: np.ndarray
+    motion: np.ndarray
+    breath: Breath
+    parts: dict[str, np.ndarray]
+
+    @property
+    def volume_ratio(self) -> float:
+        """The lungs' volume at inhale for that at exhale."""
+        exhale, inhale = self.breath.volumes()
+        return float(inhale.sum() / exhale.sum())
+
+    def spread(self, values: np.ndarray) -> np.ndarray:
+        """(n,) values of the lungs' voxels as (D, H, W), the nearest ones outside."""
+        out = np.zeros(self.lungs.shape)
+        out[self.lungs] = values
+        return out[tuple(_nearest(self.lungs))]
+
+
+def breathing_pair(transform: sitk.Transform, labels: sitk.Image) -> BreathingPair:
+    """Measure a pair; which image is the inhale is told by the volumes.
+
+    Parameters
+    ----------
+    transform : sitk.Transform
+        From fixed to moving points.
+    labels : sitk.Image
+        On the fixed image: lungs or lobes, 0 outside.
+
+    Raises
+    ------
+    InputError
+        If there are no lungs, or the transform folds in them.
+    """
+    own = files.grid_of(labels)
+    grid = field_lattice(own)
+    if grid is not own:
+        labels = sitk.Resample(labels, scalar_image(np.zeros(grid.shape, np.uint8), grid), sitk.Transform(3, 1))
+    values = sitk.GetArrayFromImage(labels)
+    vectors = np.moveaxis(sitk.GetArrayFromImage(displacement_on(transform, grid)), -1, 0)
+    displacement = fields.to_voxel(torch.from_numpy(np.ascontiguousarray(vectors))[None], grid)
+    # Nothing here reads its inverse.
+    deformation = Deformation(grid, displacement, torch.empty(0), np.eye(4))
+    ratio = np.linalg.det(derivative(deformation, torch.from_numpy(values > 0)))
+    if 0 < np.mean(ratio <= 0) <= FOLDED:
+        values[values > 0] *= ratio > 0
+    lungs, fixed_is_inhale = values > 0, bool(np.mean(ratio) < 1)
+    parts = regions(values, grid, {int(v): f"label {v}" for v in np.unique(values) if v})
+    expansion = Expansion.of(deformation, torch.from_numpy(lungs), fixed_is_inhale)
+    breath = Breath(expansion, grid.voxel_volume, fixed_is_inhale)
+    motion = np.zeros_like(vectors)
+    motion[:, lungs] = expansion.motion.T
+    motion = motion[(slice(None), *_nearest(lungs))]
+    return BreathingPair(grid, lungs, motion, breath, {name: mask[lungs] for name, mask in parts.items()})
+
+
+def _nearest(inside: np.ndarray) -> np.ndarray:
+    """Indices (3, D, H, W) of the nearest voxel inside."""
+    return ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True)

@@ -1,0 +1,104 @@
+"""A cohort of breathing pairs with a diagnosis: a CSV with a line for each person."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from JointRegSegLib.errors import InputError
+
+from ..cohort import listed
+
+DIAGNOSES = ("healthy", "diseased")
+SPLITS = ("train", "test")
+FILES = ("fixed", "moving", "fixed_labels", "moving_labels", "transform")
+REQUIRED = ("case", "fixed", "moving", "fixed_labels")
+COLUMNS = (*REQUIRED, "moving_labels", "subject", "diagnosis", "split", "transform")
+#: People of each diagnosis that cross-validation needs.
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One person: two phases of breathing, the fixed image's lungs, and what is known of them.
+
+    ``transform`` maps fixed to moving points; None where the pair has to be registered. ``diseased`` is None where no
+    diagnosis is given.
+    """
+
+    case: str
+    fixed: Path
+    moving: Path
+    fixed_labels: Path
+    moving_labels: Path | None = None
+    subject: str = ""
+    diseased: bool | None = None
+    split: str = "train"
+    transform: Path | None = None
+
+
+def entries(path: Path, required: Sequence[str], columns: Sequence[str]) -> list[dict[str, str]]:
+    """Rows of a CSV by column, stripped.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or its columns are others.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            table = csv.DictReader(file)
+            found, rows = table.fieldnames or [], list(table)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read as CSV ({error})") from None
+    missing, unknown = [c for c in required if c not in found], [c for c in found if c not in columns]
+    if missing or unknown:
+        said = "lacks " + ", ".join(missing) if missing else "has an unknown column " + ", ".join(map(str, unknown))
+        raise InputError(f"{path}: {said}; the columns are {', '.join(columns)}")
+    return [{key: (row.get(key) or "").strip() for key in columns if key in found} for row in rows]
+
+
+def read(path: Path, training: bool = True) -> list[Pair]:
+    """Pairs of a CSV; relative paths count from its own folder.
+
+    Parameters
+    ----------
+    training : bool
+        Whether diagnoses are needed, and people enough of both to cross-validate.
+
+    Raises
+    ------
+    InputError
+        If anything is wrong; all problems are named.
+    """
+    pairs, problems = [], []
+    for number, row in enumerate(entries(path, (*REQUIRED, "diagnosis") if training else REQUIRED, COLUMNS), 2):
+        needed = (*REQUIRED, "diagnosis") if training else REQUIRED
+        if empty := [key for key in needed if not row[key]]:
+            problems.append(f"line {number}: no {' and no '.join(empty)}")
+            continue
+        diagnosis, split = row.get("diagnosis", ""), row.get("split") or "train"
+        if diagnosis and diagnosis not in DIAGNOSES:
+            problems.append(f"line {number}: diagnosis '{diagnosis}' is none of {', '.join(DIAGNOSES)}")
+        if split not in SPLITS:
+            problems.append(f"line {number}: split '{split}' is none of {', '.join(SPLITS)}")
+        places = {key: path.parent.absolute() / row[key] if row.get(key) else None for key in FILES}
+        problems += [f"line {number}: {p}: no such {k} file" for k, p in places.items() if p and not p.exists()]
+        sick = diagnosis == DIAGNOSES[1] if diagnosis else None
+        pairs.append(Pair(row["case"], subject=row.get("subject") or row["case"], diseased=sick, split=split, **places))
+    for what in ("case", "subject"):
+        counts = Counter(getattr(pair, what) for pair in pairs)
+        problems += [f"{what} '{name}' is listed {n} times; keep one pair" for name, n in counts.items() if n > 1]
+    if training and not problems:
+        for name, sick in zip(DIAGNOSES, (False, True), strict=True):
+            count = sum(pair.diseased is sick for pair in pairs if pair.split == "train")
+            if count < FOLDS:
+                problems.append(f"{count} {name} people to train on; {FOLDS} at least of each diagnosis are needed")
+    if not pairs and not problems:
+        problems.append("holds no pairs")
+    if problems:
+        raise InputError(listed(path, problems))
+    return pairs
