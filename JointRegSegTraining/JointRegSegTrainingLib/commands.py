@@ -1,4 +1,4 @@
-"""Subcommands that training adds to `jointregseg`: cohort, pseudo-label, train, evaluate, export.
+"""Subcommands that training adds to `jointregseg`.
 
 What needs torch is imported by the commands themselves, so that `jointregseg --help` answers at once.
 """
@@ -236,12 +236,130 @@ def _make_references(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def add_simulate_cohort(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``jointregseg simulate-cohort``."""
+    parser.description = (
+        "Simulate a cohort of breathing lungs, healthy and with basal and peripheral stiffness of a known degree. "
+        "Run again to go on where it stopped."
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder of the cohort")
+    parser.add_argument("--patients", type=int, default=41, help="all people (41)")
+    parser.add_argument("--healthy", type=int, default=12, help="those of them who are healthy (12)")
+    parser.add_argument("--severity", type=float, default=0.6, help="mean degree of disease, 0 to 1 (0.6)")
+    parser.add_argument("--test", type=int, help="people to leave out of training (13 of 41)")
+    source = "CSV with columns image and labels, or folder of images/ and labels/, of CT volumes (default: phantoms)"
+    parser.add_argument("--data", default="", help=source)
+    parser.add_argument("--spacing", type=float, default=4.0, help="mean distance of voxels in mm (4)")
+    parser.add_argument("--seed", type=int, default=0)
+    add_progress(parser)
+    parser.set_defaults(run=_simulate_cohort)
+
+
+def _simulate_cohort(arguments: argparse.Namespace) -> int:
+    from .classifier import simulate
+
+    given = arguments
+    asked = simulate.Simulation(
+        given.patients, given.healthy, given.severity, given.test, given.data, given.spacing, given.seed
+    )
+    with _progress(given.progress, "simulating") as progress:
+        made = simulate.simulate(asked, given.output, progress)
+    print(f"{given.output / simulate.PAIRS}: {asked.patients} people, {asked.healthy} healthy; {made} were new")
+    return 0
+
+
+def add_train_classifier(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``jointregseg train-classifier``."""
+    parser.description = (
+        "Train a classifier of lung disease on a cohort of breathing pairs, with its honest baseline and intervals. "
+        "Pairs that were registered and measured are not done again. For research use only."
+    )
+    columns = (
+        "CSV: case, fixed, moving, fixed_labels, diagnosis, and optionally split, subject, transform, moving_labels"
+    )
+    parser.add_argument("--cohort", type=Path, required=True, help=columns)
+    parser.add_argument("--output", type=Path, required=True, help="folder for registrations, bundle and report")
+    parser.add_argument("--model", default="generic", help="that registers pairs without a transform (generic)")
+    parser.add_argument("--registrations", type=Path, help="folder of jointregseg batch to take them from, or put in")
+    parser.add_argument("--motion", choices=("residual", "whole"), default="residual", help="without the affine part")
+    parser.add_argument("--undivided", action="store_true", help="do not divide the motion by the depth of the breath")
+    parser.add_argument("--ventilation", action="store_true", help="show the network the ventilation, too")
+    parser.add_argument("--epochs", type=int, default=150)
+    parser.add_argument("--permutations", type=int, default=200, help="shuffled cohorts for the baseline (200)")
+    parser.add_argument("--network-permutations", type=int, default=20, help="and for the networks (20)")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="pairs registered at the same time")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", choices=CHOICES, default="auto", help="of the registration")
+    add_progress(parser)
+    parser.set_defaults(run=_train_classifier)
+
+
+def _train_classifier(arguments: argparse.Namespace) -> int:
+    from JointRegSegLib.errors import InputError
+    from JointRegSegLib.lung.features import Recipe
+
+    from .classifier import cohort, networks, training
+
+    given = arguments
+    for name, least in (("epochs", 1), ("permutations", 0), ("network_permutations", 0), ("seed", 0)):
+        if getattr(given, name) < least:
+            raise InputError(f"--{name.replace('_', '-')} takes a whole number of {least} or more")
+    settings = training.Settings(
+        Recipe(motion=given.motion, ventilation=given.ventilation, by_depth=not given.undivided),
+        networks.Schedule(epochs=given.epochs, seed=given.seed),
+        given.model,
+        given.device,
+        given.workers,
+        given.permutations,
+        given.network_permutations,
+    )
+    pairs = cohort.read(given.cohort)
+    with _progress(given.progress, "training") as progress:
+        trained = training.train_classifier(pairs, given.output, settings, progress, given.registrations)
+    print("\n".join(training.lines(trained.figures)))
+    print(f"bundle: {given.output / training.BUNDLE}\nreport: {given.output / training.REPORT}")
+    return 0
+
+
+def add_classify(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``jointregseg classify``."""
+    parser.description = (
+        "Judge breathing pairs by a trained classifier: probability with interval, the map that drove it, how unlike "
+        "the training cohort a patient is; it abstains when unsure. For research use only."
+    )
+    parser.add_argument("--bundle", type=Path, required=True, help="bundle of train-classifier")
+    parser.add_argument("--cohort", type=Path, required=True, help="CSV: case, fixed, moving, fixed_labels")
+    parser.add_argument("--output", type=Path, required=True, help="folder for a folder a case")
+    parser.add_argument("--registrations", type=Path, help="folder of jointregseg batch to take them from, or put in")
+    parser.add_argument("--device", choices=CHOICES, default="auto", help="of the registration")
+    add_progress(parser)
+    parser.set_defaults(run=_classify)
+
+
+def _classify(arguments: argparse.Namespace) -> int:
+    from JointRegSegLib.lung.classifier import open_classifier
+
+    from .classifier import cohort
+    from .classifier.classify import classify
+
+    given = arguments
+    classifier, pairs = open_classifier(given.bundle), cohort.read(given.cohort, training=False)
+    with _progress(given.progress, "classifying") as progress:
+        answers = classify(classifier, pairs, given.output, given.device, given.registrations, progress)
+    for case, answer in answers.items():
+        print(answer.line(case))
+    return 0
+
+
 #: The subcommands by name; where the package is installed `jointregseg` finds them as entry points.
 COMMANDS = {
+    "classify": add_classify,
     "cohort": add_cohort,
     "evaluate": add_evaluate,
     "make-references": add_make_references,
     "export": add_export,
     "pseudo-label": add_pseudo_label,
+    "simulate-cohort": add_simulate_cohort,
     "train": add_train,
+    "train-classifier": add_train_classifier,
 }

@@ -107,5 +107,3 @@ def regional(pair: BreathingPair) -> dict[str, float]:
         row = found.get(zone, found[WHOLE])  # a zone without a voxel is as the lungs are
         out |= {f"{zone}: {key}": row[key] for key in ("relative_ventilation", "anisotropy")}
     return {name: float(value) for name, value in out.items()}
-
-

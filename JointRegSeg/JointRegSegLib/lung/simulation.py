@@ -103,13 +103,13 @@ def patient(anatomy: Anatomy, severity: float, rng: np.random.Generator, spacing
     air = -1000.0 if np.percentile(values, 1) < -700 else None
     breathed = breathe(values, grid, lungs, breath, stiffness, air)
     motion = truth(breathed, grid)
-    carried = motion.warp(torch.from_numpy(stiffness)[None, None].float(), grid)[0, 0].numpy() * (breathed.lungs > 0)
+    carried = motion.warp(torch.from_numpy(stiffness)[None, None].float(), grid)[0, 0].numpy()
     low, high = np.percentile(values, (0.5, 99.5))
     inhale, exhale = (
         (image + NOISE * (high - low) * rng.standard_normal(image.shape)).astype(np.float32)
         for image in (breathed.values, values)
     )
-    return Patient(grid, inhale, exhale, breathed.lungs, lungs, carried, motion, breath, degree)
+    return Patient(grid, inhale, exhale, breathed.lungs, lungs, carried * (breathed.lungs > 0), motion, breath, degree)
 
 
 def diseased(lungs: np.ndarray, grid: Grid) -> np.ndarray:

@@ -1,0 +1,84 @@
+"""Which part of the lungs drove an answer: what becomes of it when that part moves as the cohort's does on average."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import product
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from ..geometry import Grid
+from .features import ZONES, frame
+from .pair import BreathingPair
+
+#: Side of the occluded cube, and the step between two of them, for the side of the input.
+PATCH, STEP = 1 / 4, 1 / 12
+
+
+@torch.inference_mode()
+def occlusion(
+    logit: Callable[[torch.Tensor], torch.Tensor], motion: torch.Tensor, usual: torch.Tensor, batch: int = 32
+) -> np.ndarray:
+    """Drop of the logit when a cube of the input is replaced (Zeiler & Fergus 2014).
+
+    Parameters
+    ----------
+    logit : callable
+        (N, C, n, n, n) → (N,).
+    motion, usual : torch.Tensor
+        (C, n, n, n): the input, and what takes its place.
+
+    Returns
+    -------
+    ndarray
+        (n, n, n) mean drop over the cubes that hold a node: above 0 where the motion spoke for disease.
+    """
+    size = motion.shape[-1]
+    total, count = np.zeros((size,) * 3), np.zeros((size,) * 3)
+    whole = float(logit(motion[None])[0])
+    cubes = list(_cubes(size))
+    for start in range(0, len(cubes), batch):
+        chosen = cubes[start : start + batch]
+        inputs = motion.repeat(len(chosen), 1, 1, 1, 1)
+        for row, cube in zip(inputs, chosen, strict=True):
+            row[(slice(None), *cube)] = usual[(slice(None), *cube)]
+        for cube, answer in zip(chosen, logit(inputs).tolist(), strict=True):
+            total[cube] += whole - answer
+            count[cube] += 1
+    return total / count
+
+
+def _cubes(size: int) -> Iterator[tuple[slice, slice, slice]]:
+    side, step = max(round(PATCH * size), 1), max(round(STEP * size), 1)
+    starts = sorted({*range(0, size - side, step), size - side})
+    for corner in product(starts, repeat=3):
+        yield tuple(slice(n, n + side) for n in corner)
+
+
+def on_lungs(values: np.ndarray, pair: BreathingPair) -> np.ndarray:
+    """(n, n, n) on the pair's `frame` at its (m,) voxels of lung."""
+    lattice = frame(pair, values.shape[0])
+    points = pair.grid.to_world(np.argwhere(pair.lungs)[:, ::-1])
+    return ndimage.map_coordinates(values, lattice.to_index(points).T[::-1], order=1, mode="nearest")
+
+
+def as_image(values: np.ndarray, pair: BreathingPair, grid: Grid) -> np.ndarray:
+    """(m,) values of the lungs' voxels on the fixed image's lattice, (D, H, W) float32; 0 outside the lungs."""
+    out = np.zeros(pair.lungs.shape)
+    out[pair.lungs] = values
+    if grid.matches(pair.grid):
+        return out.astype(np.float32)
+    k, j, i = np.indices(grid.shape, np.float32)
+    index = pair.grid.to_index(np.stack([i, j, k], -1) @ grid.affine[:3, :3].T + grid.affine[:3, 3])
+    return ndimage.map_coordinates(out, np.moveaxis(index[..., ::-1], -1, 0), order=1, mode="constant").astype(
+        np.float32
+    )
+
+
+def driving_zones(values: np.ndarray, pair: BreathingPair, answer: float, count: int = 3) -> list[dict[str, float]]:
+    """The zones whose motion spoke most for an answer (its logit), with their mean (m,) occlusion, strongest first."""
+    means = {zone: float(values[pair.parts[zone]].mean()) for zone in ZONES if zone in pair.parts}
+    order = sorted(means, key=lambda zone: means[zone] if answer < 0 else -means[zone])
+    return [{"zone": zone, "drop_of_logit": means[zone]} for zone in order[:count]]

@@ -1,0 +1,133 @@
+"""From a cohort's pairs to what is learned from: registered where nobody did, measured, and kept."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from JointRegSegLib import batch, files
+from JointRegSegLib.errors import InputError, JointRegSegError
+from JointRegSegLib.lung.features import Recipe, prepare, regional
+from JointRegSegLib.lung.pair import BreathingPair, breathing_pair
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from ..cohort import listed
+from .cohort import Pair
+
+_BATCH = ("case", "fixed", "moving", "fixed_labels", "moving_labels")
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A cohort's n people: ``inputs`` (n, C, s, s, s) float32, ``measures`` (n, p) by ``names``, and ``verdicts``.
+
+    A verdict is the color of a registration's, None where a transform was given.
+    """
+
+    inputs: np.ndarray
+    measures: np.ndarray
+    names: tuple[str, ...]
+    verdicts: tuple[str | None, ...]
+
+
+def register(
+    pairs: Sequence[Pair], folder: Path, model: str, device_name: str, workers: int = 1
+) -> dict[str, tuple[Path, str | None]]:
+    """Transform and verdict of each case; those that the cohort names no transform for are registered in ``folder``.
+
+    The folder is one of `jointregseg batch`: cases that it holds already are kept.
+
+    Raises
+    ------
+    InputError
+        If cases fail; all of them are named.
+    """
+    found: dict[str, tuple[Path, str | None]] = {p.case: (p.transform, None) for p in pairs if p.transform}
+    missing = [pair for pair in pairs if pair.transform is None]
+    if not missing:
+        return found
+    folder.mkdir(parents=True, exist_ok=True)
+    table = folder.with_name(f"{folder.name}.csv")
+    with table.open("w", newline="", encoding="utf-8") as stream:
+        rows = csv.writer(stream)
+        rows.writerow(_BATCH)
+        rows.writerows([getattr(pair, column) or "" for column in _BATCH] for pair in missing)
+    options = {"model": model, "device_name": device_name}
+    outcome = batch.run_batch(table, folder, options, finished=_say, workers=workers)
+    if outcome.failed:
+        raise InputError(listed(table, [f"{row['case']}: {row['reason']}" for row in outcome.failed]))
+    verdicts = {row["case"]: row["verdict"] for row in outcome.rows}
+    return found | {p.case: (folder / p.case / "transform.h5", verdicts[p.case]) for p in missing}
+
+
+def _say(row: dict) -> None:
+    from JointRegSegLib.terminal import say
+
+    if row["status"] != "kept":
+        say(f"{row['case']}: registered, {row.get('verdict', row['status'])}")
+
+
+def measured(pair: Pair, transform: Path) -> BreathingPair:
+    """The lungs of a registered pair.
+
+    Raises
+    ------
+    InputError
+        If transform or labels cannot be read or used.
+    """
+    labels = files.read_labels(pair.fixed_labels, files.read_image(pair.fixed, values=False), "fixed")
+    return breathing_pair(files.read_transform(transform), labels)
+
+
+def gather(
+    pairs: Sequence[Pair],
+    transforms: dict[str, tuple[Path, str | None]],
+    recipe: Recipe,
+    folder: Path,
+    progress: Callable[[float], None] | None = None,
+) -> Prepared:
+    """Inputs and measures of a cohort, each case's kept in ``folder`` for the next time.
+
+    Raises
+    ------
+    InputError
+        If cases cannot be measured; all of them are named.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    problems, rows = [], []
+    for number, pair in enumerate(pairs):
+        transform, verdict = transforms[pair.case]
+        try:
+            rows.append((*_kept(pair, transform, recipe, folder / f"{pair.case}.safetensors"), verdict))
+        except JointRegSegError as error:
+            problems.append(f"{pair.case}: {error}")
+        if progress:
+            progress((number + 1) / len(pairs))
+    if problems:
+        raise InputError(listed("the cohort", problems))
+    inputs, measures, names, verdicts = zip(*rows, strict=True)
+    return Prepared(np.stack(inputs), np.stack(measures), names[0], verdicts)
+
+
+def _kept(pair: Pair, transform: Path, recipe: Recipe, path: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    made_of = json.dumps(
+        {
+            "recipe": asdict(recipe),
+            "files": [[str(p), files.stamp(p)] for p in (pair.fixed_labels, transform)],
+        }
+    )
+    if path.is_file():
+        with safe_open(path, "np") as kept:
+            told = kept.metadata()
+            if told.get("made_of") == made_of:
+                return kept.get_tensor("input"), kept.get_tensor("measures"), tuple(json.loads(told["names"]))
+    lungs = measured(pair, transform)
+    found = regional(lungs)
+    arrays = {"input": prepare(lungs, recipe)[0], "measures": np.array(list(found.values()))}
+    save_file(arrays, path, {"made_of": made_of, "names": json.dumps(list(found))})
+    return arrays["input"], arrays["measures"], tuple(found)

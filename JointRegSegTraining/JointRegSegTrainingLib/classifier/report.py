@@ -1,0 +1,171 @@
+"""The page that shows what a classifier is worth."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from JointRegSegLib.errors import OutputError
+from JointRegSegLib.pipeline import NOTICE
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from sklearn.metrics import roc_curve
+
+COLORS = {"network": "#14507a", "baseline": "#b35c00"}
+TITLES = {"network": "five networks", "baseline": "regional measures"}
+_PARTS = {
+    "cross_validation": ("Cross-validated", "Everyone is judged by a model that has not seen them."),
+    "test": (
+        "Held out",
+        "People who were left out of training altogether, judged once by the mean of the five networks.",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A picture of the page."""
+
+    title: str
+    png: bytes
+
+
+def write(path: Path, card: dict[str, Any], found: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """Write the page: one file that needs nothing else.
+
+    Parameters
+    ----------
+    found : dict
+        See `training.FIGURES`.
+    rows : list of dict
+        Each person's case, split, diagnosis and probabilities.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters["data"] = lambda png: f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    training = card["training"]
+    page = environment.get_template("report.html").render(
+        name=card["name"],
+        notice=NOTICE,
+        training=training,
+        facts=f"Registered by {training['registration']}; {_verdicts(found['verdicts'])}.",
+        parts=[_part(key, found[key]) for key in _PARTS if key in found],
+        plots=[_roc(rows), _calibration(found["reliability"]), *_permutation(found)],
+        chance=_chance(found["permutation"]),
+    )
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); check space and permissions") from None
+
+
+def _verdicts(counts: dict[str, int]) -> str:
+    told = ", ".join(f"{n} {color}" for color, n in counts.items() if n)
+    return f"verdicts of all registrations: {told}"
+
+
+def _part(key: str, told: dict[str, Any]) -> dict[str, Any]:
+    title, text = _PARTS[key]
+    people = next(iter(told.values()))
+    rows = [
+        [name.upper() if name == "auc" else name.capitalize(), *(_figure(entry[name]) for entry in told.values())]
+        for name in ("accuracy", "sensitivity", "specificity", "auc")
+    ]
+    rows.append(["Brier score", *(f"{entry['brier']:.3f}" for entry in told.values())])
+    return {
+        "title": title,
+        "text": f"{text} {people['people']} people, {people['diseased']} of them diseased.",
+        "columns": [TITLES[who] for who in told],
+        "rows": rows,
+    }
+
+
+def _figure(entry: dict[str, Any]) -> str:
+    (low, high), (least, most) = entry["bootstrap"], entry["score"]
+    return f"{entry['value']:.2f}, {low:.2f} to {high:.2f} ({least:.2f} to {most:.2f})"
+
+
+def _chance(tests: dict[str, Any]) -> list[str]:
+    return [
+        f"{TITLES[who].capitalize()}: p = {told['p']:.3f}. {told['count']} cohorts with shuffled diagnoses were trained "
+        f"on anew; 95 % of their AUCs lie between {np.quantile(told['aucs'], 0.025):.2f} and "
+        f"{np.quantile(told['aucs'], 0.975):.2f}."
+        for who, told in tests.items()
+        if told["count"]
+    ] or ["No permutation test was made."]
+
+
+def _axes(x: str, y: str) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(4.2, 4.0), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _png(figure: Figure) -> bytes:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png")
+    return stream.getvalue()
+
+
+def _roc(rows: list[dict[str, Any]]) -> Plot:
+    figure, axes = _axes("1 - specificity", "sensitivity")
+    axes.plot([0, 1], [0, 1], color="#aab4be", linewidth=0.8)
+    for split, style in (("train", "solid"), ("test", "dashed")):
+        chosen = [row for row in rows if row["split"] == split]
+        diseased = [row["diseased"] for row in chosen]
+        if len(set(diseased)) < 2:
+            continue
+        for who, color in COLORS.items():
+            false, true, _ = roc_curve(diseased, [row[who] for row in chosen], drop_intermediate=False)
+            label = f"{TITLES[who]}, {'held out' if split == 'test' else 'cross-validated'}"
+            axes.step(false, true, where="post", color=color, linestyle=style, linewidth=1.6, label=label)
+    axes.set_aspect("equal")
+    axes.legend(frameon=False, fontsize=7.5, loc="lower right")
+    return Plot("Receiver operating characteristic", _png(figure))
+
+
+def _calibration(reliability: dict[str, Any]) -> Plot:
+    figure, axes = _axes("predicted probability", "share that is diseased")
+    axes.plot([0, 1], [0, 1], color="#aab4be", linewidth=0.8)
+    for who, color in COLORS.items():
+        groups = reliability[who]
+        x, y = ([group[key] for group in groups] for key in ("predicted", "observed"))
+        below = [group["observed"] - group["low"] for group in groups]
+        above = [group["high"] - group["observed"] for group in groups]
+        axes.errorbar(x, y, (below, above), fmt="o", color=color, capsize=3, markersize=5, label=TITLES[who])
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_aspect("equal")
+    axes.legend(frameon=False, fontsize=7.5, loc="upper left")
+    return Plot("Calibration, cross-validated; bars hold 95 %", _png(figure))
+
+
+def _permutation(found: dict[str, Any]) -> list[Plot]:
+    tests = {who: told for who, told in found["permutation"].items() if told["count"]}
+    if not tests:
+        return []
+    figure, axes = _axes("AUC", "share of shuffled cohorts")
+    for who, told in tests.items():
+        weights = np.full(told["count"], 1 / told["count"])
+        axes.hist(
+            told["aucs"], np.linspace(0, 1, 21), weights=weights, color=COLORS[who], alpha=0.45, label=TITLES[who]
+        )
+        axes.axvline(found["cross_validation"][who]["auc"]["value"], color=COLORS[who], linewidth=2)
+    axes.set_xlim(0, 1)
+    axes.legend(frameon=False, fontsize=7.5, loc="upper left")
+    return [Plot("Shuffled diagnoses (bars) and the true ones (lines)", _png(figure))]
