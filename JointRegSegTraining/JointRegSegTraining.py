@@ -1,5 +1,5 @@
 #!/usr/bin/env python-real
-"""The headless module: trains JointRegSeg's networks from Slicer's panel, `slicer.cli.run` or a shell.
+"""The headless module: trains JointRegSeg's networks, and its classifier, from the panel, `slicer.cli.run` or a shell.
 
 It hands its parameters to the subcommands of ``jointregseg`` and tells Slicer how far they are.
 """
@@ -18,7 +18,16 @@ _HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(_HERE), str(_HERE.parent / "JointRegSeg"), str(_HERE.parent / "qt-scripted-modules")]
 
 NAME = "JointRegSegTraining"
-TASKS = ("train", "evaluate", "make-references", "pseudo-label", "export")
+TASKS = (
+    "train",
+    "evaluate",
+    "make-references",
+    "pseudo-label",
+    "export",
+    "simulate-cohort",
+    "train-classifier",
+    "classify",
+)
 #: Which parameters each task takes, and as which option of its subcommand; those with ! cannot be left out.
 OPTIONS = {
     "train": {
@@ -40,9 +49,18 @@ OPTIONS = {
     },
     "pseudo-label": {"start": "--model!", "cohort": "--cohort!", "run": "--output!", "device": "--device"},
     "export": {"run": "--run!", "bundle": "--output"},
+    "simulate-cohort": {
+        "run": "--output!",
+        "patients": "--patients",
+        "healthy": "--healthy",
+        "severity": "--severity",
+        "data": "--data",
+    },
+    "train-classifier": {"cohort": "--cohort!", "run": "--output!", "start": "--model", "device": "--device"},
+    "classify": {"bundle": "--bundle!", "cohort": "--cohort!", "run": "--output!", "device": "--device"},
 }
 #: Tasks that say themselves how far they are.
-WITH_PROGRESS = ("train", "make-references", "pseudo-label")
+WITH_PROGRESS = ("train", "make-references", "pseudo-label", "simulate-cohort", "train-classifier", "classify")
 #: What the library needs beyond what Slicer brings, by the name under which it is imported.
 PACKAGES = {
     "torch": "torch",
@@ -50,6 +68,7 @@ PACKAGES = {
     "jsonschema": "jsonschema",
     "matplotlib": "matplotlib",
     "safetensors": "safetensors",
+    "sklearn": "scikit-learn",
     "surface_distance": "surface-distance",
     "tensorboard": "tensorboard",
     "tqdm": "tqdm",
@@ -61,8 +80,11 @@ def parser() -> argparse.ArgumentParser:
     """One option for each parameter of the XML; Slicer leaves out what is empty."""
     out = argparse.ArgumentParser(prog=NAME, description="Train JointRegSeg's networks. For research use only.")
     out.add_argument("--task", choices=TASKS, default=TASKS[0])
-    for name in ("cohort", "configuration", "run", "references", "start", "changes", "bundle"):
+    for name in ("cohort", "configuration", "run", "references", "start", "changes", "bundle", "data"):
         out.add_argument(f"--{name}", default="")
+    for name, default in (("patients", 41), ("healthy", 12)):
+        out.add_argument(f"--{name}", type=int, default=default)
+    out.add_argument("--severity", type=float, default=0.6)
     out.add_argument("--minutes", type=float, default=0.0)
     out.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     return out
@@ -79,12 +101,12 @@ def command(given: argparse.Namespace) -> list[str]:
     words = []
     for name, option in OPTIONS[given.task].items():
         value = getattr(given, name)
-        if value in ("", 0):
+        if value == "" or (value == 0 and name == "minutes"):
             if option.endswith("!"):
                 raise ValueError(f"the task '{given.task}' needs a value for '{name}' (--{name})")
             continue
         values = [part.strip() for part in value.split(";")] if name == "changes" else [value]
-        for part in filter(None, values):
+        for part in (part for part in values if part != ""):
             words += [option.rstrip("!"), str(part)]
     return [*words, "--progress", "slicer"] if given.task in WITH_PROGRESS else words
 

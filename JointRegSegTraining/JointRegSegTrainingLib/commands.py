@@ -284,8 +284,9 @@ def add_train_classifier(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--motion", choices=("residual", "whole"), default="residual", help="without the affine part")
     parser.add_argument("--undivided", action="store_true", help="do not divide the motion by the depth of the breath")
     parser.add_argument("--ventilation", action="store_true", help="show the network the ventilation, too")
+    parser.add_argument("--size", type=int, default=16, help="nodes along each side of the network's input (16)")
     parser.add_argument("--epochs", type=int, default=150)
-    parser.add_argument("--permutations", type=int, default=200, help="shuffled cohorts for the baseline (200)")
+    parser.add_argument("--permutations", type=int, default=100, help="shuffled cohorts for the baseline (100)")
     parser.add_argument("--network-permutations", type=int, default=20, help="and for the networks (20)")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="pairs registered at the same time")
     parser.add_argument("--seed", type=int, default=0)
@@ -301,11 +302,11 @@ def _train_classifier(arguments: argparse.Namespace) -> int:
     from .classifier import cohort, networks, training
 
     given = arguments
-    for name, least in (("epochs", 1), ("permutations", 0), ("network_permutations", 0), ("seed", 0)):
+    for name, least in (("size", 4), ("epochs", 1), ("permutations", 0), ("network_permutations", 0), ("seed", 0)):
         if getattr(given, name) < least:
             raise InputError(f"--{name.replace('_', '-')} takes a whole number of {least} or more")
     settings = training.Settings(
-        Recipe(motion=given.motion, ventilation=given.ventilation, by_depth=not given.undivided),
+        Recipe(given.size, motion=given.motion, ventilation=given.ventilation, by_depth=not given.undivided),
         networks.Schedule(epochs=given.epochs, seed=given.seed),
         given.model,
         given.device,

@@ -31,6 +31,7 @@ HEAD = [
 KINDS = {
     "string": set(),
     "string-enumeration": {"element"},
+    "integer": {"constraints"},
     "double": {"constraints"},
     "file": {"channel"},
     "directory": {"channel"},
@@ -100,20 +101,31 @@ def test_each_parameter_is_an_option_of_the_script_and_the_other_way_round(descr
     for entry in parameters(description):
         action = options[f"--{entry.findtext('longflag')}"]
         assert entry.findtext("name") == action.dest
-        assert str(action.default or "") == (entry.findtext("default", "") if entry.tag != "double" else "")
+        if entry.tag not in ("integer", "double"):
+            assert str(action.default or "") == entry.findtext("default", "")
         if entry.tag == "string-enumeration":
             assert tuple(part.text for part in entry.iter("element")) == action.choices
-        if entry.tag == "double":
-            assert action.type is float and float(entry.findtext("default")) == action.default
+        for tag, kind in (("integer", int), ("double", float)):
+            if entry.tag == tag:
+                assert action.type is kind and kind(entry.findtext("default")) == action.default
     taken = {name for options in module.OPTIONS.values() for name in options}
     assert taken == {action.dest for action in options.values()} - {"task"}
 
 
-@pytest.mark.parametrize("task", ["train", "evaluate", "make-references", "pseudo-label", "export"])
+@pytest.mark.parametrize(
+    "task",
+    [
+        *("train", "evaluate", "make-references", "pseudo-label", "export"),
+        *("simulate-cohort", "train-classifier", "classify"),
+    ],
+)
 def test_each_task_is_a_subcommand_that_takes_its_words(module, task):
     assert task in module.TASKS
-    given = dict.fromkeys(("cohort", "configuration", "run", "references", "bundle", "start"), "x") | {
-        "changes": "a=1; b.c=2;"
+    given = dict.fromkeys(("cohort", "configuration", "run", "references", "bundle", "start", "data"), "x") | {
+        "changes": "a=1; b.c=2;",
+        "patients": 30,
+        "healthy": 9,
+        "severity": 0.0,
     }
     words = module.command(argparse.Namespace(task=task, minutes=5.0, device="cpu", **given))
     parser = argparse.ArgumentParser()
@@ -123,6 +135,8 @@ def test_each_task_is_a_subcommand_that_takes_its_words(module, task):
         assert found["changes"] == ["a=1", "b.c=2"]
     if task == "train":
         assert found["max_minutes"] == 5 and found["device"] == "cpu" and found["progress"] == "slicer"
+    if task == "simulate-cohort":
+        assert (found["patients"], found["healthy"], found["severity"]) == (30, 9, 0.0)
 
 
 def test_what_is_empty_is_left_out_or_asked_for(module):

@@ -36,7 +36,7 @@ class Recipe:
         in percent of the lungs' size.
     """
 
-    size: int = 24
+    size: int = 16
     motion: Motion = "residual"
     ventilation: bool = False
     by_depth: bool = True
@@ -49,7 +49,7 @@ class Recipe:
 
 def frame(pair: BreathingPair, size: int) -> Grid:
     """The box of the lungs along L, P and S, with ``size`` nodes a side: an axis each of the array's W, H and D."""
-    points = pair.grid.to_world(np.argwhere(pair.lungs)[:, ::-1])
+    points = pair.points
     # Outermost percents, widened: a stray voxel, or the width of one, does not shift the frame.
     low, high = np.percentile(points, (1, 99), axis=0)
     return Grid.centered((low + high) / 2, (size,) * 3, 1.08 * (high - low) / size, np.eye(3))
@@ -71,23 +71,21 @@ def prepare(pair: BreathingPair, recipe: Recipe) -> tuple[np.ndarray, np.ndarray
     """
     lattice = frame(pair, recipe.size)
     k, j, i = np.indices(lattice.shape)
-    points = lattice.to_world(np.stack([i, j, k], -1))
-    index = np.moveaxis(pair.grid.to_index(points)[..., ::-1], -1, 0)
+    index = pair.grid.to_index(lattice.to_world(np.stack([i, j, k], -1)))
+    index = np.moveaxis(index[..., ::-1], -1, 0)
 
     def read(volume: np.ndarray, mode: str = "nearest") -> np.ndarray:
         return ndimage.map_coordinates(volume.astype(np.float32), index, order=1, mode=mode)
 
     inside = read(pair.lungs, "constant") > 0.5
-    motion = np.stack([read(component) for component in pair.motion])
+    motion = pair.breath.expansion.motion
     if recipe.motion == "residual":
-        own = pair.grid.to_world(np.argwhere(pair.lungs)[:, ::-1])
-        middle = own.mean(0)
-        design = np.column_stack([own - middle, np.ones(len(own))])
-        fit, *_ = np.linalg.lstsq(design, pair.breath.expansion.motion, rcond=None)
-        motion -= np.moveaxis((points - middle) @ fit[:3] + fit[3], -1, 0)
+        middle = pair.points.mean(0)
+        design = np.column_stack([pair.points - middle, np.ones(len(motion))])
+        motion = motion - design @ np.linalg.lstsq(design, motion, rcond=None)[0]
     ventilation = table.maps(pair.breath)["relative_ventilation"]  # which refuses lungs that do not breathe
     scale = pair.volume_ratio ** (1 / 3) - 1 if recipe.by_depth else 0.01
-    out = motion / (lattice.extent.reshape(3, 1, 1, 1) * scale)
+    out = np.stack([read(pair.spread(component)) for component in (motion / (lattice.extent * scale)).T])
     if recipe.ventilation:
         out = np.concatenate([out, read(pair.spread(ventilation - 1))[None]])
     return (out * inside).astype(np.float32), inside

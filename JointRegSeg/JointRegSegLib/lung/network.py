@@ -21,7 +21,7 @@ class DeformationClassifier(nn.Module):
         Units of the perceptron.
     """
 
-    def __init__(self, channels: int = 3, size: int = 24, filters: int = 4, hidden: int = 100) -> None:
+    def __init__(self, channels: int = 3, size: int = 16, filters: int = 4, hidden: int = 100) -> None:
         super().__init__()
         self.down = nn.Conv3d(channels, filters, 3, stride=2, padding=1)
         self.norm = nn.BatchNorm3d(filters)

@@ -59,9 +59,8 @@ def _cubes(size: int) -> Iterator[tuple[slice, slice, slice]]:
 
 def on_lungs(values: np.ndarray, pair: BreathingPair) -> np.ndarray:
     """(n, n, n) on the pair's `frame` at its (m,) voxels of lung."""
-    lattice = frame(pair, values.shape[0])
-    points = pair.grid.to_world(np.argwhere(pair.lungs)[:, ::-1])
-    return ndimage.map_coordinates(values, lattice.to_index(points).T[::-1], order=1, mode="nearest")
+    index = frame(pair, values.shape[0]).to_index(pair.points).T[::-1]
+    return ndimage.map_coordinates(values, index, order=1, mode="nearest")
 
 
 def as_image(values: np.ndarray, pair: BreathingPair, grid: Grid) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import SimpleITK as sitk
@@ -31,9 +32,6 @@ class BreathingPair:
         The fixed image's lattice, or every n-th voxel of it (see `pipeline.field_lattice`).
     lungs : ndarray
         (D, H, W) bool, n of them True.
-    motion : ndarray
-        (3, D, H, W) way of the tissue from exhale to inhale in LPS mm; outside the lungs as at their nearest voxel,
-        since what lies there slides.
     breath : Breath
     parts : dict
         (n,) bool by region, see `regions`.
@@ -41,7 +39,6 @@ class BreathingPair:
 
     grid: Grid
     lungs: np.ndarray
-    motion: np.ndarray
     breath: Breath
     parts: dict[str, np.ndarray]
 
@@ -52,10 +49,20 @@ class BreathingPair:
         return float(inhale.sum() / exhale.sum())
 
     def spread(self, values: np.ndarray) -> np.ndarray:
-        """(n,) values of the lungs' voxels as (D, H, W), the nearest ones outside."""
+        """(n,) values of the lungs' voxels as (D, H, W); outside as at the nearest one, for what lies there slides."""
         out = np.zeros(self.lungs.shape)
         out[self.lungs] = values
-        return out[tuple(_nearest(self.lungs))]
+        return out[tuple(self._nearest)]
+
+    @property
+    def points(self) -> np.ndarray:
+        """(n, 3) places of the lungs' voxels in LPS mm."""
+        return self.grid.to_world(np.argwhere(self.lungs)[:, ::-1])
+
+    @cached_property
+    def _nearest(self) -> np.ndarray:
+        """Indices (3, D, H, W) of each voxel's nearest one in the lungs."""
+        return ndimage.distance_transform_edt(~self.lungs, return_distances=False, return_indices=True)
 
 
 def breathing_pair(transform: sitk.Transform, labels: sitk.Image) -> BreathingPair:
@@ -89,12 +96,4 @@ def breathing_pair(transform: sitk.Transform, labels: sitk.Image) -> BreathingPa
     parts = regions(values, grid, {int(v): f"label {v}" for v in np.unique(values) if v})
     expansion = Expansion.of(deformation, torch.from_numpy(lungs), fixed_is_inhale)
     breath = Breath(expansion, grid.voxel_volume, fixed_is_inhale)
-    motion = np.zeros_like(vectors)
-    motion[:, lungs] = expansion.motion.T
-    motion = motion[(slice(None), *_nearest(lungs))]
-    return BreathingPair(grid, lungs, motion, breath, {name: mask[lungs] for name, mask in parts.items()})
-
-
-def _nearest(inside: np.ndarray) -> np.ndarray:
-    """Indices (3, D, H, W) of the nearest voxel inside."""
-    return ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True)
+    return BreathingPair(grid, lungs, breath, {name: mask[lungs] for name, mask in parts.items()})

@@ -10,6 +10,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from ..deformation import Deformation
+from ..errors import InputError
 from ..geometry import Grid
 from ..phantom import exhaled_thorax
 from .breathing import Breath, breathe, truth
@@ -113,7 +114,7 @@ def patient(anatomy: Anatomy, severity: float, rng: np.random.Generator, spacing
 
 
 def diseased(lungs: np.ndarray, grid: Grid) -> np.ndarray:
-    """(D, H, W) from 0 to 1: where the disease is. Basal, and most below the pleura, as in usual interstitial pneumonia.
+    """(D, H, W) from 0 to 1: where the disease is: basal, and most below the pleura, as in idiopathic fibrosis.
 
     1 in the peel of the lower zone, `CORE` in its core, 0 in the upper two thirds; outside the lungs as at their
     nearest voxel, so that whoever smooths it does not soften the pleura.
@@ -127,6 +128,8 @@ def diseased(lungs: np.ndarray, grid: Grid) -> np.ndarray:
 
 def _varied(anatomy: Anatomy, rng: np.random.Generator, spacing: float) -> tuple[np.ndarray, np.ndarray, Grid]:
     """Another person of the same kind, on a lattice of their own: values, lungs, grid."""
+    if not (anatomy.lungs > 0).any():
+        raise InputError("there is no lung in the label map of the anatomy; give one that shows the lungs")
     lung = anatomy.grid.to_world(np.argwhere(anatomy.lungs > 0)[:, ::-1])
     low, high = lung.min(0), lung.max(0)
     turn = Rotation.from_rotvec(rng.uniform(-7, 7, 3), degrees=True).as_matrix()

@@ -9,7 +9,7 @@ import numpy as np
 from JointRegSegLib.lung.classifier import sigmoid
 from scipy.optimize import brentq, minimize
 from scipy.stats import binomtest, norm
-from sklearn.metrics import brier_score_loss, roc_auc_score
+from sklearn.metrics import brier_score_loss
 
 #: Resampled cohorts for an interval.
 RESAMPLED = 2000
@@ -34,7 +34,7 @@ def figures(diseased: np.ndarray, probability: np.ndarray, seed: int = 0) -> dic
         "accuracy": (lambda rows: right[rows].mean(), right),
         "sensitivity": (lambda rows: right[rows][diseased[rows]].mean(), right[diseased]),
         "specificity": (lambda rows: right[rows][~diseased[rows]].mean(), right[~diseased]),
-        "auc": (lambda rows: roc_auc_score(diseased[rows], probability[rows]), None),
+        "auc": (lambda rows: auc(diseased[rows], probability[rows]), None),
     }
     samples = list(_resampled(diseased, seed))
     out: dict[str, Any] = {"people": len(diseased), "diseased": int(diseased.sum())}
@@ -61,20 +61,26 @@ def _resampled(diseased: np.ndarray, seed: int, count: int = RESAMPLED) -> Itera
         yield np.concatenate([rng.choice(kind, len(kind)) for kind in kinds])
 
 
-def auc_interval(auc: float, diseased: int, healthy: int) -> tuple[float, float]:
+def auc(diseased: np.ndarray, answer: np.ndarray) -> float:
+    """Area under the curve: how often a diseased person's answer is above a healthy one's; ties count half."""
+    difference = answer[diseased][:, None] - answer[~diseased]
+    return float((np.sign(difference).mean() + 1) / 2)
+
+
+def auc_interval(area: float, diseased: int, healthy: int) -> tuple[float, float]:
     """The 95 % score interval of an area under the curve (Newcombe 2006, method 5, after Hanley & McNeil 1982)."""
     more = (diseased + healthy) / 2 - 1
 
-    def beyond(area: float) -> float:
-        variance = area * (1 - area) / (diseased * healthy)
-        variance *= 1 + more * (1 - area) / (2 - area) + more * area / (1 + area)
-        return (area - auc) ** 2 - Z**2 * variance
+    def beyond(true: float) -> float:
+        variance = true * (1 - true) / (diseased * healthy)
+        variance *= 1 + more * (1 - true) / (2 - true) + more * true / (1 + true)
+        return (true - area) ** 2 - Z**2 * variance
 
     # At 0 and at 1 there is a second root, which is the border itself.
     edge = 1e-9
-    inner = min(max(auc, edge), 1 - edge)
-    low = brentq(beyond, edge, inner) if auc > edge and beyond(edge) > 0 else 0.0
-    high = brentq(beyond, inner, 1 - edge) if auc < 1 - edge and beyond(1 - edge) > 0 else 1.0
+    inner = min(max(area, edge), 1 - edge)
+    low = brentq(beyond, edge, inner) if area > edge and beyond(edge) > 0 else 0.0
+    high = brentq(beyond, inner, 1 - edge) if area < 1 - edge and beyond(1 - edge) > 0 else 1.0
     return float(low), float(high)
 
 
@@ -129,7 +135,7 @@ def reliability(diseased: np.ndarray, probability: np.ndarray, groups: int = 4) 
 def permutation_test(
     predict: Callable[[np.ndarray], np.ndarray],
     diseased: np.ndarray,
-    auc: float,
+    achieved: float,
     count: int,
     seed: int,
     progress: Callable[[float], None] | None = None,
@@ -140,8 +146,8 @@ def permutation_test(
     ----------
     predict : callable
         (n,) diagnoses → (n,) cross-validated answers.
-    auc : float
-        Of the true diagnoses.
+    achieved : float
+        AUC of the true diagnoses.
 
     Returns
     -------
@@ -151,8 +157,8 @@ def permutation_test(
     rng, found = np.random.default_rng(seed), []
     for n in range(count):
         shuffled = rng.permutation(diseased)
-        found.append(float(roc_auc_score(shuffled, predict(shuffled))))
+        found.append(auc(shuffled, predict(shuffled)))
         if progress:
             progress((n + 1) / count)
-    p = (1 + sum(value >= auc for value in found)) / (1 + count) if count else None
+    p = (1 + sum(value >= achieved for value in found)) / (1 + count) if count else None
     return {"count": count, "p": p, "aucs": found}

@@ -40,7 +40,7 @@ def fit(inputs: torch.Tensor, diseased: torch.Tensor, schedule: Schedule, seed: 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = DeformationClassifier(inputs.shape[1], inputs.shape[-1], schedule.filters, schedule.hidden)
-    optimizer = torch.optim.Adam(network.parameters(), schedule.rate)
+    optimizer = torch.optim.Adam(network.parameters(), schedule.rate, fused=True)
     course = torch.optim.lr_scheduler.StepLR(optimizer, schedule.halving, 0.5)
     network.train()
     for _ in range(schedule.epochs):

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from JointRegSegLib import batch, files
+from JointRegSegLib import __version__, batch, files
 from JointRegSegLib.errors import InputError, JointRegSegError
 from JointRegSegLib.lung.features import Recipe, prepare, regional
 from JointRegSegLib.lung.pair import BreathingPair, breathing_pair
@@ -117,6 +117,7 @@ def gather(
 def _kept(pair: Pair, transform: Path, recipe: Recipe, path: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     made_of = json.dumps(
         {
+            "version": __version__,
             "recipe": asdict(recipe),
             "files": [[str(p), files.stamp(p)] for p in (pair.fixed_labels, transform)],
         }

@@ -98,8 +98,8 @@ def _figure(entry: dict[str, Any]) -> str:
 
 def _chance(tests: dict[str, Any]) -> list[str]:
     return [
-        f"{TITLES[who].capitalize()}: p = {told['p']:.3f}. {told['count']} cohorts with shuffled diagnoses were trained "
-        f"on anew; 95 % of their AUCs lie between {np.quantile(told['aucs'], 0.025):.2f} and "
+        f"{TITLES[who].capitalize()}: p = {told['p']:.3f}. {told['count']} cohorts with shuffled diagnoses were "
+        f"trained on anew; 95 % of their AUCs lie between {np.quantile(told['aucs'], 0.025):.2f} and "
         f"{np.quantile(told['aucs'], 0.975):.2f}."
         for who, told in tests.items()
         if told["count"]

@@ -42,7 +42,7 @@ class Settings:
     model: str = "generic"
     device_name: str = "auto"
     workers: int = 1
-    permutations: int = 200
+    permutations: int = 100
     network_permutations: int = 20
 
 
