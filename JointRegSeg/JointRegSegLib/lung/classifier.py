@@ -95,7 +95,7 @@ class Answer:
 class Classifier:
     """A bundle: a ``card`` (see ``classifier.schema.json``) and what its weights hold.
 
-    ``members`` are the cross-validated networks, ``usual`` (C, n, n, n) is the training cohort's mean input.
+    ``members`` are the cross-validated networks, ``usual`` (C, n, n, n) is the mean input of the cohort's healthy.
     """
 
     card: dict[str, Any]

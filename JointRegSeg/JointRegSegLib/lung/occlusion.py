@@ -1,4 +1,4 @@
-"""Which part of the lungs drove an answer: what becomes of it when that part moves as the cohort's does on average."""
+"""Which part of the lungs drove an answer: what becomes of it when that part moves as in the healthy on average."""
 
 from __future__ import annotations
 

@@ -140,7 +140,8 @@ def train_classifier(
         },
         "figures": {},
     }
-    usual = torch.from_numpy(x.mean(0))
+    # Of the healthy: most of such a cohort is diseased, and its mean would hide what the disease does.
+    usual = torch.from_numpy(x[~y].mean(0))
     rows = [
         {"case": pair.case, "split": "train", "diseased": int(bool(pair.diseased)), "network": p, "baseline": b}
         for pair, p, b in zip((p for p in pairs if p.split == "train"), *probability.values(), strict=True)
