@@ -110,7 +110,12 @@ def test_training_tells_all_figures_with_intervals(trained):
         rows = list(csv.DictReader(stream))
     assert len(rows) == 18 and all(0 <= float(row[who]) <= 1 for row in rows for who in ("network", "baseline"))
     page = (folder / "report.html").read_text()
-    assert page.count("data:image/png") == 3 and "research use only" in page.lower() and "http" not in page
+    assert (
+        page.count("data:image/png") == 3
+        and "research use only" in page.lower()
+        and "http:" not in page
+        and "https:" not in page
+    )
 
 
 def test_what_is_prepared_is_not_prepared_again(trained, cohort):

@@ -131,7 +131,7 @@ def _roc(rows: list[dict[str, Any]]) -> Plot:
         if len(set(diseased)) < 2:
             continue
         for who, color in COLORS.items():
-            false, true, _ = roc_curve(diseased, [row[who] for row in chosen], drop_intermediate=False)
+            false, true, _ = roc_curve(diseased, [row[f"{who}_logit"] for row in chosen], drop_intermediate=False)
             label = f"{TITLES[who]}, {'held out' if split == 'test' else 'cross-validated'}"
             axes.step(false, true, where="post", color=color, linestyle=style, linewidth=1.6, label=label)
     axes.set_aspect("equal")
@@ -166,6 +166,7 @@ def _permutation(found: dict[str, Any]) -> list[Plot]:
             told["aucs"], np.linspace(0, 1, 21), weights=weights, color=COLORS[who], alpha=0.45, label=TITLES[who]
         )
         axes.axvline(found["cross_validation"][who]["auc"]["value"], color=COLORS[who], linewidth=2)
-    axes.set_xlim(0, 1)
+    axes.set_xlim(0, 1.02)
+    axes.set_ylim(0, 1.25 * axes.get_ylim()[1])  # room for the legend
     axes.legend(frameon=False, fontsize=7.5, loc="upper left")
     return [Plot("Shuffled diagnoses (bars) and the true ones (lines)", _png(figure))]

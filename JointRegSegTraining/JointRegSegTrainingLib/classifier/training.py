@@ -144,7 +144,10 @@ def train_classifier(
     usual = torch.from_numpy(x[~y].mean(0))
     rows = [
         {"case": pair.case, "split": "train", "diseased": int(bool(pair.diseased)), "network": p, "baseline": b}
-        for pair, p, b in zip((p for p in pairs if p.split == "train"), *probability.values(), strict=True)
+        | {"network_logit": z, "baseline_logit": w}
+        for pair, p, b, z, w in zip(
+            (p for p in pairs if p.split == "train"), *probability.values(), logits, base_logits, strict=True
+        )
     ]
     if not train.all():
         held_out = _test(members, calibration, base, cohort, ~train)
@@ -153,6 +156,7 @@ def train_classifier(
             found["test"] = {name: figures.figures(diseased[~train], p, seed) for name, p in held_out.items()}
         rows += [
             {"case": pair.case, "split": "test", "diseased": int(bool(pair.diseased)), "network": p, "baseline": b}
+            | {"network_logit": float(np.log(p / (1 - p))), "baseline_logit": float(np.log(b / (1 - b)))}
             for pair, p, b in zip((p for p in pairs if p.split == "test"), *held_out.values(), strict=True)
         ]
     card["figures"] = {key: value for key, value in found.items() if key in ("cross_validation", "test")}
