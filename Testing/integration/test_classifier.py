@@ -165,8 +165,8 @@ def test_all_problems_of_a_cohort_are_told_at_once(cohort, tmp_path):
     rows[5]["case"] = rows[4]["case"]
     done = child("train-classifier", "--cohort", write(tmp_path / "bad.csv", rows), "--output", tmp_path / "run")
     assert done.returncode == 2 and not (tmp_path / "run").exists()
-    for said in ("7 problems", "diagnosis 'ill'", "nowhere.h5: no such transform", "no fixed", "split 'validation'"):
-        assert said in done.stderr.replace("6 problems", "7 problems")
+    for said in ("6 problems", "diagnosis 'ill'", "nowhere.h5: no such transform", "no fixed", "split 'validation'"):
+        assert said in done.stderr
     assert "listed 2 times" in done.stderr
 
 

@@ -156,7 +156,7 @@ def train_classifier(
             found["test"] = {name: figures.figures(diseased[~train], p, seed) for name, p in held_out.items()}
         rows += [
             {"case": pair.case, "split": "test", "diseased": int(bool(pair.diseased)), "network": p, "baseline": b}
-            | {"network_logit": float(np.log(p / (1 - p))), "baseline_logit": float(np.log(b / (1 - b)))}
+            | {"network_logit": _logit(p), "baseline_logit": _logit(b)}
             for pair, p, b in zip((p for p in pairs if p.split == "test"), *held_out.values(), strict=True)
         ]
     card["figures"] = {key: value for key, value in found.items() if key in ("cross_validation", "test")}
@@ -181,6 +181,11 @@ def _test(
         "network": sigmoid(calibration["slope"] * logits + calibration["intercept"]).mean(1),
         "baseline": sigmoid(z @ np.array(base["coefficients"]) + base["intercept"]),
     }
+
+
+def _logit(probability: float) -> float:
+    share = np.clip(probability, 1e-12, 1 - 1e-12)
+    return float(np.log(share / (1 - share)))
 
 
 def _write(folder: Path, found: dict[str, Any], rows: list[dict[str, Any]]) -> None:
