@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from . import __version__
 from .device import CHOICES
 from .errors import Canceled, JointRegSegError, lacks_memory
+from .lung import command
 
 if TYPE_CHECKING:
     from .result import Registration
@@ -66,6 +67,8 @@ CURES = {
     "data": "--data",
     "device_name": "--device cpu, or auto",
     "fill": "--fill VALUE",
+    "lungs": "--inhale-labels and --exhale-labels",
+    "names": "--names",
     "model": "--model also takes the folder of a bundle",
     "overwrite": "--overwrite",
     "reference": "--reference",
@@ -127,6 +130,11 @@ def _parser() -> argparse.ArgumentParser:
         "image, inverse_transform.h5 takes moving points to the fixed one."
     )
     apply.set_defaults(run=_apply)
+
+    lung = commands.add_parser("lung", help="review how lungs move and expand between inhale and exhale")
+    command.add_arguments(lung)
+    add_options(lung)
+    lung.set_defaults(run=_lung)
 
     demo = commands.add_parser("demo", help="simulate a breathing thorax (or take a real pair) and register it")
     demo.add_argument("--data", type=Path, metavar="DIR", help="take a real pair from this folder of data")
@@ -233,6 +241,10 @@ def _apply(arguments: argparse.Namespace) -> int:
     )
     print(arguments.output)
     return 0
+
+
+def _lung(arguments: argparse.Namespace) -> int:
+    return command.run(arguments, options_of(arguments))
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -39,6 +39,25 @@ class Deformation:
         zero = torch.zeros(1, 3, *grid.shape)
         return cls(grid, zero, zero, np.eye(4) if affine is None else affine)
 
+    @classmethod
+    def of_itk(cls, transform: sitk.Transform, grid: Grid) -> Deformation:
+        """Any ITK transform of fixed to moving points, read at the voxels of ``grid``; it may fold.
+
+        The affine map nearest to it is split off, so that the rest has an inverse on the lattice.
+        """
+        vectors = sitk.GetArrayFromImage(displacement_on(transform, grid)).reshape(-1, 3)
+        here = grid.to_world(np.indices(grid.shape)[::-1].reshape(3, -1).T)
+        there = here + vectors
+        some = np.linspace(0, len(here) - 1, min(len(here), 100_000)).astype(int)
+        ones = np.ones((len(some), 1))
+        solved = np.linalg.lstsq(np.hstack([here[some], ones]), there[some], rcond=None)[0]
+        affine = np.eye(4)
+        affine[:3] = solved.T
+        back = np.linalg.inv(affine)
+        rest = there @ back[:3, :3].T + back[:3, 3] - here
+        displacement = fields.to_voxel(torch.from_numpy(rest.T.reshape(1, 3, *grid.shape)).float(), grid)
+        return cls(grid, displacement, -displacement, affine).inverted()
+
     def on(self, grid: Grid) -> Deformation:
         """The same map with its displacements on another lattice; beyond the own one they go on as at its border."""
         if grid.matches(self.grid):

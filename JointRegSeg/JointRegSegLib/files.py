@@ -154,6 +154,37 @@ def _read_dicom(folder: Path) -> sitk.Image:
     return reader.Execute()
 
 
+def tags(source: str | Path | sitk.Image, names: dict[str, str]) -> dict[str, str]:
+    """What a volume's header says of itself: of DICOM slices the first one's.
+
+    Parameters
+    ----------
+    names : dict
+        What each wanted tag is called in the answer, by tag: ``{"0018|1210": "kernel"}``.
+
+    Returns
+    -------
+    dict
+        The tags that are there and not empty; none of a file without a header that can be read.
+    """
+    if isinstance(source, sitk.Image):
+        header = source
+    else:
+        path = Path(source)
+        if path.is_dir():
+            slices = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(path))
+            path = Path(slices[0]) if slices else path
+        header = sitk.ImageFileReader()
+        header.SetFileName(str(path))
+        try:
+            with _quiet():
+                header.ReadImageInformation()
+        except RuntimeError:
+            return {}
+    found = {name: header.GetMetaData(tag).strip() for tag, name in names.items() if header.HasMetaDataKey(tag)}
+    return {name: value for name, value in found.items() if value}
+
+
 def _sheared(name: object) -> str:
     return (
         f"{name}: its direction cosines are not orthonormal (sheared or damaged header); "

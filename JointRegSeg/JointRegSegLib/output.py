@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,7 +31,13 @@ IMAGES = (
 NAMES = {*(f"{name}.nii.gz" for name in IMAGES), "transform.h5", "inverse_transform.h5", REPORT, "report.html"}
 
 
-def check_free(folder: str | Path, overwrite: bool = False, inputs: Iterable[str | Path | None] = ()) -> Path:
+def check_free(
+    folder: str | Path,
+    overwrite: bool = False,
+    inputs: Iterable[str | Path | None] = (),
+    names: Collection[str] = frozenset(NAMES),
+    report: str = REPORT,
+) -> Path:
     """The folder to write a result to, without links.
 
     Parameters
@@ -42,6 +48,8 @@ def check_free(folder: str | Path, overwrite: bool = False, inputs: Iterable[str
         Whether an earlier result may be replaced; what else lies in the folder may not.
     inputs : paths, optional
         Must not lie in the folder.
+    names, report : str
+        Of all files that such a result can hold, and of the one by which it is known.
 
     Raises
     ------
@@ -63,9 +71,9 @@ def check_free(folder: str | Path, overwrite: bool = False, inputs: Iterable[str
             raise OutputError(f"{where}: holds the input {path}; name another folder")
     if there and not overwrite:
         raise OutputError(f"{where}: exists already; replace it, or name another folder", "overwrite")
-    strangers = there - NAMES
-    if strangers or (there and REPORT not in there):
-        why = f"holds '{min(strangers)}'" if strangers else f"has no {REPORT}"
+    strangers = there - set(names)
+    if strangers or (there and report not in there):
+        why = f"holds '{min(strangers)}'" if strangers else f"has no {report}"
         raise OutputError(
             f"{where}: is not the folder of a result, for it {why}, and will not be replaced; name another one"
         )

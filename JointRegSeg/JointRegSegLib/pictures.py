@@ -42,10 +42,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Scale:
-    """A color bar as PNG, what its ends and its middle mean, and of what."""
+    """A color bar as PNG, what its places mean from left to right, and of what."""
 
     png: bytes
-    ticks: tuple[str, str, str]
+    ticks: tuple[str, ...]
     text: str
 
 

@@ -35,6 +35,8 @@ SMALLEST_SIDE, LARGEST_SIDE = 16, 512
 MOST_STEPS = 10_000
 #: The image measure that the verdict looks at, for each that can be optimized.
 JUDGED_BY = {"lncc": "local_correlation", "mse": "correlation", "mi": "mutual_information"}
+#: What takes the place of a model where the transform was given.
+GIVEN_ENTRY = {"name": "given", "title": "a transform that was made before", "license": None, "sha256": None}
 NOTICE = "For research use only. Not for clinical diagnosis or treatment."
 
 ImageSource = str | Path | sitk.Image
@@ -57,6 +59,7 @@ def register_and_segment(
     working_size: int | None = None,
     device_name: str = "auto",
     seed: int = 0,
+    transform: str | Path | sitk.Transform | None = None,
     progress: Progress = silent,
 ) -> Registration:
     """Register a moving volume to a fixed one and segment both.
@@ -88,6 +91,8 @@ def register_and_segment(
         Where to compute; 'auto' takes a GPU if there is one, and the CPU if its memory does not suffice.
     seed : int
         Of torch's random numbers; the same seed on the same CPU gives the same result.
+    transform : path or SimpleITK transform, optional
+        Of fixed to moving points, from elsewhere: it is taken as it is and checked, and nothing is estimated.
     progress : callable, optional
         ``progress(stage, fraction)``; returning False cancels.
 
@@ -105,6 +110,10 @@ def register_and_segment(
         If ``progress`` returned False.
     """
     check_options(refine, similarity, align, fill, working_size, seed)
+    if transform is not None and (refine or str(model) != models.GENERIC):
+        raise InputError(
+            "a transform that is given is taken as it is; leave model and refinement out, or the transform"
+        )
     given = {
         "fixed": fixed,
         "moving": moving,
@@ -112,6 +121,7 @@ def register_and_segment(
         "moving_labels": moving_labels,
         "fixed_points": fixed_points,
         "moving_points": moving_points,
+        "transform": transform,
     }
     seconds: dict[str, float] = {}
     began = time.perf_counter()
@@ -128,18 +138,25 @@ def register_and_segment(
         }
         landmarks = _landmarks(fixed_points, moving_points, fixed_image, moving_image)
     with _timed(seconds, "loading model"):
-        bundle = None if str(model) == models.GENERIC else models.find(model)
+        ready = files.read_transform(transform) if isinstance(transform, str | Path) else transform
+        bundle = None if ready is not None or str(model) == models.GENERIC else models.find(model)
         if bundle is not None:
             models.load(bundle)
         chosen = device.choose(device_name)
     with _timed(seconds, "estimating"):
         volumes = [Volume(*files.to_tensor(image)) for image in (fixed_image, moving_image)]
         notes: list[str] = []
-        estimate, used = _estimate(bundle, volumes, refine, similarity, align, working_size, chosen, progress, notes)
+        lattice = field_lattice(volumes[0].grid)
+        if ready is not None:
+            estimate, used = Estimate(Deformation.of_itk(ready, lattice), "world"), torch.device("cpu")
+        else:
+            estimate, used = _estimate(
+                bundle, volumes, refine, similarity, align, working_size, chosen, progress, notes
+            )
     with _timed(seconds, "resampling"):
         tell(progress, "resampling", 0.0)
         _check_finite(estimate.deformation)
-        deformation = invertible(estimate.deformation.on(field_lattice(volumes[0].grid)))
+        deformation = estimate.deformation if ready is not None else invertible(estimate.deformation.on(lattice))
         result = _assemble(fixed_image, moving_image, labels, deformation, estimate, bundle)
     with _timed(seconds, "checking"):
         tell(progress, "checking", 0.0)
@@ -152,9 +169,9 @@ def register_and_segment(
         "verdict": quality.verdict(figures, warnings, JUDGED_BY[similarity]),
         "warnings": warnings,
         "quality": figures,
-        "model": _model_entry(bundle),
+        "model": GIVEN_ENTRY if ready is not None else _model_entry(bundle),
         "settings": {
-            "model": str(model),
+            "model": None if ready is not None else str(model),
             "refine": refine,
             "similarity": similarity,
             "align": estimate.alignment,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from . import pictures
 from .canvas import OUTSIDE
@@ -71,7 +71,17 @@ def write_html(result: Registration, path: str | Path) -> None:
     OutputError
         If the file cannot be written.
     """
-    page = render(result)
+    write_page(render(result), path)
+
+
+def write_page(page: str, path: str | Path) -> None:
+    """Write a page to a file.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
     try:
         # A file name on disk may hold bytes that are no text; they come back escaped.
         Path(path).write_text(page, encoding="utf-8", errors="backslashreplace")
@@ -79,31 +89,37 @@ def write_html(result: Registration, path: str | Path) -> None:
         raise OutputError(f"{path}: cannot be written ({error.strerror}); check space and permissions") from None
 
 
-def render(result: Registration) -> str:
-    """The page of `write_html` as a string."""
-    report = result.report
-    gallery = pictures.draw(result)
+def template(name: str, folder: Path | None = None) -> Template:
+    """A page of this folder, or of another one's that extends those; what it is filled with is escaped."""
+    here = Path(__file__).parent
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader([here, *([folder] if folder else [])]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["data"] = _data
+    return environment.get_template(name)
+
+
+def render(result: Registration) -> str:
+    """The page of `write_html` as a string."""
+    report = result.report
+    gallery = pictures.draw(result)
     quality = report.get("quality", {})
-    return environment.get_template("report.html").render(
+    return template("report.html").render(
         notice=report.get("notice", NOTICE),
         fixed=_image(report, "fixed"),
         moving=_image(report, "moving"),
         model_title=_model_title(report.get("model", {})),
-        verdict=_verdict(report),
+        verdict=verdict_of(report),
         gallery=gallery,
         legend=gallery.legend[:_MOST_LABELS],
         outside="#{:02x}{:02x}{:02x}".format(*OUTSIDE),
         window_text=_ONE_WINDOW if gallery.same_window else _TWO_WINDOWS,
         guide=_GUIDE,
-        tables=[_similarity(quality), _regularity(quality), _agreement(quality), _labels(quality), _landmarks(quality)],
+        tables=[similarity(quality), regularity(quality), _agreement(quality), _labels(quality), landmarks(quality)],
         details=_details(report),
         version=report.get("versions", {}).get("jointregseg", ""),
     )
@@ -118,9 +134,9 @@ def _image(report: dict[str, Any], which: str) -> dict[str, str]:
     entry = report.get("inputs", {}).get(which, {})
     facts = []
     if entry.get("size"):
-        facts.append(f"{_text(entry['size'])} voxels")
+        facts.append(f"{text_of(entry['size'])} voxels")
     if entry.get("spacing_mm"):
-        facts.append(f"of {_text(entry['spacing_mm'])} mm")
+        facts.append(f"of {text_of(entry['spacing_mm'])} mm")
     return {"name": Path(entry.get("file") or entry.get("name", "unnamed image")).name, "facts": " ".join(facts)}
 
 
@@ -128,7 +144,8 @@ def _model_title(model: dict[str, Any]) -> str:
     return ": ".join(str(model[key]) for key in ("name", "title") if model.get(key)) or "not available"
 
 
-def _verdict(report: dict[str, Any]) -> dict[str, Any]:
+def verdict_of(report: dict[str, Any]) -> dict[str, Any]:
+    """What the page's box about the verdict is filled with."""
     verdict = report.get("verdict", {})
     color = verdict.get("color")
     word, sentence = _VERDICTS.get(color, ("UNKNOWN", "There is no verdict"))
@@ -143,7 +160,8 @@ def _verdict(report: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _similarity(quality: dict[str, Any]) -> Table:
+def similarity(quality: dict[str, Any]) -> Table:
+    """How alike the images are, before and after."""
     names = {
         "correlation": "Correlation",
         "local_correlation": "Local correlation",
@@ -151,7 +169,7 @@ def _similarity(quality: dict[str, Any]) -> Table:
     }
     entries = quality.get("similarity", {})
     rows = [
-        (title, _number(_get(entries, name, "before")), _number(_get(entries, name, "after")))
+        (title, number(_get(entries, name, "before")), number(_get(entries, name, "after")))
         for name, title in names.items()
     ]
     return Table(
@@ -163,7 +181,8 @@ def _similarity(quality: dict[str, Any]) -> Table:
     )
 
 
-def _regularity(quality: dict[str, Any]) -> Table:
+def regularity(quality: dict[str, Any]) -> Table:
+    """What the deformation is like."""
     entry = quality.get("regularity", {})
     folded = _get(entry, "folded_share")
     low, high = _get(entry, "jacobian", "min"), _get(entry, "jacobian", "max")
@@ -181,7 +200,7 @@ def _regularity(quality: dict[str, Any]) -> Table:
         ),
         (
             "Spread of the log Jacobian",
-            _number(_get(entry, "log_jacobian_spread")),
+            number(_get(entry, "log_jacobian_spread")),
             "the smaller, the more even the deformation",
         ),
         (
@@ -195,7 +214,7 @@ def _regularity(quality: dict[str, Any]) -> Table:
         ],
         (
             "Two-way disagreement",
-            _number(_get(quality, "two_way_disagreement_mm"), 2, " mm"),
+            number(_get(quality, "two_way_disagreement_mm"), 2, " mm"),
             "of the network's own two directions, before any refinement",
         ),
     ]
@@ -210,11 +229,11 @@ def _both(entry: dict[str, Any], kind: str) -> str | None:
 def _agreement(quality: dict[str, Any]) -> Table:
     entry = quality.get("segmentation_agreement") or {}
     rows = [
-        (name, _number(figures.get("dice")), _number(figures.get("hd95_voxels"), 1))
+        (name, number(figures.get("dice")), number(figures.get("hd95_voxels"), 1))
         for name, figures in entry.get("labels", {}).items()
     ]
     if rows:
-        rows.append(("Mean", _number(entry.get("mean_dice")), _number(entry.get("mean_hd95_voxels"), 1)))
+        rows.append(("Mean", number(entry.get("mean_dice")), number(entry.get("mean_hd95_voxels"), 1)))
     return Table(
         "Segmentation agreement",
         ("Label", "Dice", "HD95 (voxels)"),
@@ -230,13 +249,13 @@ def _labels(quality: dict[str, Any]) -> Table:
     before, after = (_get(entry, moment, "labels") or {} for moment in ("before", "after"))
     pairs = [(name, before.get(name, {}), after.get(name, {})) for name in {**before, **after}]
     rows = [
-        (name, *(_number(x.get("dice")) for x in two), *(_number(x.get("hd95_voxels"), 1) for x in two))
+        (name, *(number(x.get("dice")) for x in two), *(number(x.get("hd95_voxels"), 1) for x in two))
         for name, *two in pairs
     ]
     if rows:
         moments = ("before", "after")
-        means = [_number(_get(entry, moment, "mean_dice")) for moment in moments]
-        rows.append(("Mean", *means, *(_number(_get(entry, moment, "mean_hd95_voxels"), 1) for moment in moments)))
+        means = [number(_get(entry, moment, "mean_dice")) for moment in moments]
+        rows.append(("Mean", *means, *(number(_get(entry, moment, "mean_hd95_voxels"), 1) for moment in moments)))
     return Table(
         "Overlap of the given labels",
         ("Label", "Dice before", "Dice after", "HD95 before", "HD95 after"),
@@ -246,13 +265,14 @@ def _labels(quality: dict[str, Any]) -> Table:
     )
 
 
-def _landmarks(quality: dict[str, Any]) -> Table:
+def landmarks(quality: dict[str, Any]) -> Table:
+    """The target registration error."""
     entry = quality.get("landmarks")
     rows = []
     if entry:
         for title, key in (("Mean", "mean"), ("Standard deviation", "std"), ("Greatest", "max")):
             values = (_get(entry, f"{moment}_mm", key) for moment in ("before", "after"))
-            rows.append((title, *(_number(value, 2, " mm") for value in values)))
+            rows.append((title, *(number(value, 2, " mm") for value in values)))
     return Table(
         "Landmarks: target registration error",
         ("Distance", "Before", "After"),
@@ -267,21 +287,21 @@ def _details(report: dict[str, Any]) -> list[Table]:
     images = []
     for which in ("fixed", "moving"):
         for key, value in inputs.pop(which, {}).items():
-            images.append((f"{which.capitalize()}, {_title(key).lower()}", _text(value)))
+            images.append((f"{which.capitalize()}, {title_of(key).lower()}", text_of(value)))
     trained = model.get("training") or {}
     model_rows = [
-        ("Name", _text(model.get("name"))),
-        ("Title", _text(model.get("title"))),
-        ("License", _text(model.get("license"))),
-        ("SHA-256 of the weights", _text(model.get("sha256"))),
-        *[(f"Training, {key}", _text(trained.get(key))) for key in ("data", "license", "subjects") if trained],
+        ("Name", text_of(model.get("name"))),
+        ("Title", text_of(model.get("title"))),
+        ("License", text_of(model.get("license"))),
+        ("SHA-256 of the weights", text_of(model.get("sha256"))),
+        *[(f"Training, {key}", text_of(trained.get(key))) for key in ("data", "license", "subjects") if trained],
     ]
     versions = report.get("versions", {}).items()
-    computing = [("Device", _text(report.get("device"))), *((_PRODUCTS.get(k, k), _text(v)) for k, v in versions)]
-    seconds = [(_title(stage), _number(value, 2, " s")) for stage, value in report.get("seconds", {}).items()]
+    computing = [("Device", text_of(report.get("device"))), *((_PRODUCTS.get(k, k), text_of(v)) for k, v in versions)]
+    seconds = [(title_of(stage), number(value, 2, " s")) for stage, value in report.get("seconds", {}).items()]
     return [
-        Table("Inputs", (), images + _rows(inputs)),
-        Table("Settings", (), _rows(report.get("settings", {}))),
+        Table("Inputs", (), images + rows_of(inputs)),
+        Table("Settings", (), rows_of(report.get("settings", {}))),
         Table("Model", (), model_rows),
         Table("Device and versions", (), computing),
         Table("Time", ("Stage", "Seconds"), seconds),
@@ -289,24 +309,28 @@ def _details(report: dict[str, Any]) -> list[Table]:
     ]
 
 
-def _rows(entries: dict[str, Any]) -> list[tuple[str, str | None]]:
-    return [(_title(key), _text(value)) for key, value in entries.items()]
+def rows_of(entries: dict[str, Any]) -> list[tuple[str, str | None]]:
+    """Rows of a `Table` from names and values of any kind."""
+    return [(title_of(key), text_of(value)) for key, value in entries.items()]
 
 
-def _title(key: str) -> str:
+def title_of(key: str) -> str:
+    """A name of ``report.json`` as a title: 'folded_share' becomes 'Folded share'."""
     text = key.replace("_", " ").capitalize()
     return f"{text.removesuffix(' mm')} (mm)" if text.endswith(" mm") else text
 
 
-def _text(value: Any) -> str | None:
+def text_of(value: Any) -> str | None:
+    """A value of any kind as text."""
     if value is None:
         return None
     if isinstance(value, list | tuple):
-        return " × ".join(str(_text(v)) for v in value)
+        return " × ".join(str(text_of(v)) for v in value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _number(value: float | None, digits: int = 3, unit: str = "") -> str | None:
+def number(value: float | None, digits: int = 3, unit: str = "") -> str | None:
+    """As text; None, which a table shows as 'not available', for None."""
     return None if value is None else f"{value:.{digits}f}{unit}"
 
 

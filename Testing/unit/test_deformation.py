@@ -198,3 +198,19 @@ def test_images_lie_where_the_grid_says(oblique):
     assert vectors.GetNumberOfComponentsPerPixel() == 3
     assert vectors.GetPixel((7, 2, 5)) == (value := float(values[0, 0, 5, 2, 7]), -value, 2 * value)
     np.testing.assert_allclose(vectors.TransformIndexToPhysicalPoint((9, 0, 7)), oblique.to_world((9, 0, 7)), atol=1e-9)
+
+
+def test_of_itk_reads_any_transform(oblique, affine, deformation, points):
+    """An affine map leaves no displacement; a composite one is the same map at every voxel, and can be undone."""
+    plain = sitk.AffineTransform(3)
+    plain.SetMatrix(affine[:3, :3].ravel().tolist())
+    plain.SetTranslation(affine[:3, 3].tolist())
+    read = Deformation.of_itk(plain, oblique)
+    np.testing.assert_allclose(read.affine, affine, atol=1e-4)
+    assert float(read.displacement.abs().max()) < 1e-3
+
+    read = Deformation.of_itk(deformation.to_itk(), oblique)
+    inside = oblique.to_world(np.random.default_rng(0).uniform(0, np.array(oblique.size) - 1, (40, 3)))
+    np.testing.assert_allclose(read.to_moving(inside), deformation.to_moving(inside), atol=1e-3)
+    np.testing.assert_allclose(read.jacobian(), deformation.jacobian(), atol=1e-3)
+    assert float(read.round_trip().nan_to_num().mean()) < 0.1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -49,12 +50,12 @@ class Expansion:
             return cls(np.linalg.inv(gradient), -motion)
         return cls(gradient, motion)
 
-    @property
+    @cached_property
     def volume_ratio(self) -> np.ndarray:
         """(n,) J = det F, volume at inhale for volume at exhale."""
         return np.linalg.det(self.gradient)
 
-    @property
+    @cached_property
     def stretches(self) -> np.ndarray:
         """(n, 3) principal stretches λ₁ ≥ λ₂ ≥ λ₃: roots of the eigenvalues of FᵀF."""
         squares = np.linalg.eigvalsh(np.swapaxes(self.gradient, 1, 2) @ self.gradient)

@@ -21,23 +21,27 @@ RESPONSES = {1: "normal", 2: "functional small airways disease", 3: "emphysema",
 
 
 @dataclass(frozen=True)
-class Measure:
-    """A map of the lung.
+class Description:
+    """A measure as a report shows it: title, unit (empty for plain numbers), formula and source."""
+
+    title: str
+    unit: str
+    formula: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Measure(Description):
+    """A map of the lung that follows from the deformation.
 
     Attributes
     ----------
-    title, unit, formula, source : str
-        As a report shows them; the unit is empty for plain numbers.
     compute : callable
         Expansion → (n,) values.
     error : callable or None
         (Expansion, (n,) deviation of ln J) → (n,) deviation of the values; None where none is known.
     """
 
-    title: str
-    unit: str
-    formula: str
-    source: str
     compute: Callable[[Expansion], np.ndarray]
     error: Callable[[Expansion, np.ndarray], np.ndarray] | None = None
 
@@ -88,6 +92,35 @@ MEASURES: dict[str, Measure] = {
     ),
     "displacement": Measure(
         "Displacement", "mm", "|x at inhale - x at exhale|", "", lambda e: np.linalg.norm(e.motion, axis=1)
+    ),
+}
+
+
+#: What is computed of those and of CT densities, by the functions below; for the text of a report.
+DERIVED: dict[str, Description] = {
+    "relative_ventilation": Description(
+        "Ventilation relative to the lungs",
+        "",
+        "(J - 1) / mean of J - 1, weighted by the volume at exhale",
+        "normalization by the depth of the breath",
+    ),
+    "inspired_fraction": Description(
+        "Inspired fraction", "", "(V at inhale - V at exhale) / V at inhale", "volumes of the same tissue"
+    ),
+    "heterogeneity": Description(
+        "Heterogeneity of ventilation", "", "standard deviation of J - 1 / |mean|", "Tzeng et al. 2009"
+    ),
+    "intensity_ventilation": Description(
+        "Ventilation by density", "", "M · ρ at exhale / ρ at inhale - 1", "Simon 2000; Guerrero et al. 2006"
+    ),
+    "specific_air_change": Description(
+        "Specific air volume change", "", "J · air at inhale / air at exhale - 1", "Ding et al. 2012"
+    ),
+    "parametric_response": Description(
+        "Parametric response map",
+        "",
+        f"emphysema below {EMPHYSEMA} HU at inhale, air trapping below {TRAPPING} HU at exhale",
+        "Galbán et al. 2012",
     ),
 }
 

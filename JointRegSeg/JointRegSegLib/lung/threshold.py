@@ -47,8 +47,8 @@ def lungs(hu: np.ndarray, grid: Grid) -> np.ndarray:
     InputError
         If the values are no HU, or no lungs of plausible size are found.
     """
-    low, high = np.percentile(hu, (0.1, 99.9))
-    if low > -700 or high < 0:
+    if not is_ct(hu):
+        low, high = np.percentile(hu, (0.1, 99.9))
         raise InputError(
             f"the values ({low:.0f} to {high:.0f}) are no CT numbers of a chest, whose air is near -1000; {_ASK}"
         )
@@ -63,6 +63,12 @@ def lungs(hu: np.ndarray, grid: Grid) -> np.ndarray:
         whole = _closed(both == value, lattice)
         closed[whole & (closed == 0)] = value
     return _at_full_resolution(closed, both, hu, factors)
+
+
+def is_ct(values: np.ndarray) -> bool:
+    """Whether values can be CT numbers of a chest in HU: with air, and with tissue."""
+    low, high = np.percentile(values, (0.1, 99.9))
+    return bool(low <= -700 and high >= 0)
 
 
 def _averaged(hu: np.ndarray, grid: Grid, factors: np.ndarray) -> tuple[np.ndarray, Grid]:

@@ -1,0 +1,169 @@
+"""Whether two scans are fit for what a review of breathing asks of them: sentences about what speaks against it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import SimpleITK as sitk
+from scipy import ndimage
+
+from ..files import grid_of
+from ..geometry import Grid
+
+#: DICOM tags that are looked at, and what they are called here.
+TAGS = {"0018|0050": "slice thickness", "0018|1210": "kernel"}
+#: Area in cm² with which lungs have to touch the border of an image to count as cut off.
+CUT = 1.0
+#: Distance of slices in mm above which small airways and fissures are lost, and the factor by which two may differ.
+THICK, APART = 2.5, 1.25
+#: HU between which tissue is homogeneous (blood, muscle, liver), and the factor by which its noise may differ.
+SOFT, NOISIER = (-20.0, 120.0), 2.0
+#: Share of the volume by which masks and deformation may disagree.
+DISAGREE = 0.05
+#: Share of the lungs that may lie outside the other image, and mm between surfaces after registration.
+UNSEEN, SURFACES = 0.01, 3.0
+
+# Outward normals of an image's faces, as they are said.
+_FACES = {"L": "left", "R": "right", "P": "posterior", "A": "anterior", "S": "upper", "I": "lower"}
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """One of the two: 'inhale' or 'exhale', the image, its lungs (D, H, W; 0 outside), and the `TAGS` it carries."""
+
+    name: str
+    image: sitk.Image
+    lungs: np.ndarray
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def grid(self) -> Grid:
+        """The image's lattice."""
+        return grid_of(self.image)
+
+    @property
+    def volume(self) -> float:
+        """Of the lungs, in ml."""
+        return float((self.lungs > 0).sum() * self.grid.voxel_volume / 1000)
+
+
+def warnings(inhale: Scan, exhale: Scan, ct: bool) -> list[str]:
+    """All that speaks against the two scans; ``ct`` says whether they are in HU."""
+    return [
+        *order(inhale, exhale),
+        *(text for scan in (inhale, exhale) for text in cut_off(scan)),
+        *slices(inhale, exhale, ct),
+        *kernels(inhale, exhale, ct),
+    ]
+
+
+def order(inhale: Scan, exhale: Scan) -> list[str]:
+    """Whether the lungs are larger in the scan that is called the inhale."""
+    if inhale.volume >= exhale.volume:
+        return []
+    return [
+        f"the lungs hold {inhale.volume:.0f} ml in the scan called inhale and {exhale.volume:.0f} ml in the one called "
+        "exhale: exchange the two"
+    ]
+
+
+def cut_off(scan: Scan) -> list[str]:
+    """Where the lungs reach the border of the image."""
+    lungs, grid = scan.lungs > 0, scan.grid
+    steps = grid.array_affine[:3, :3]
+    found = []
+    for axis in range(3):
+        area = grid.voxel_volume / np.linalg.norm(steps[:, axis]) / 100
+        for end, sign in ((0, -1), (-1, 1)):
+            if np.take(lungs, end, axis).sum() * area >= CUT:
+                normal = sign * steps[:, axis]
+                main = int(np.argmax(np.abs(normal)))
+                found.append(_FACES["LPS"[main] if normal[main] > 0 else "RAI"[main]])
+    if not found:
+        return []
+    return [f"{scan.name}: the lungs are cut off at the {' and '.join(found)} border of the image; volumes miss a part"]
+
+
+def _thickness(scan: Scan) -> float:
+    """Of slices in mm: the tag's, or the distance between them where that is larger or the only one known."""
+    try:
+        told = float(scan.tags.get("slice thickness", 0))
+    except ValueError:
+        told = 0.0
+    return max(told, float(scan.grid.spacing.max()))
+
+
+def slices(inhale: Scan, exhale: Scan, ct: bool) -> list[str]:
+    """Thick slices, of which MRI has no others, and slices of different thickness."""
+    thick = {scan.name: _thickness(scan) for scan in (inhale, exhale)}
+    out = [
+        f"{name}: slices of {value:.3g} mm, thicker than {THICK:g} mm, blur what lies between them"
+        for name, value in thick.items()
+        if ct and value > THICK + 1e-3
+    ]
+    if max(thick.values()) > APART * min(thick.values()):
+        told = " and ".join(f"{value:.3g} mm ({name})" for name, value in thick.items())
+        out.append(f"slices differ in thickness: {told}; densities of the two compare poorly")
+    return out
+
+
+def kernels(inhale: Scan, exhale: Scan, ct: bool) -> list[str]:
+    """Whether the reconstruction kernels differ, by what DICOM says of them, or else by the noise in soft tissue."""
+    told = {scan.name: scan.tags.get("kernel") for scan in (inhale, exhale)}
+    if all(told.values()):
+        if len(set(told.values())) == 1:
+            return []
+        which = " and ".join(f"{value} ({name})" for name, value in told.items())
+        return [f"reconstruction kernels differ: {which}; densities of the two compare poorly"]
+    if not ct:
+        return []
+    noise = {scan.name: soft_noise(scan.image) for scan in (inhale, exhale)}
+    if any(value is None for value in noise.values()) or max(noise.values()) <= NOISIER * min(noise.values()):
+        return []
+    which = " and ".join(f"{value:.0f} HU ({name})" for name, value in noise.items())
+    return [f"noise in soft tissue differs: {which}; dose or reconstruction kernel may differ (an estimate)"]
+
+
+def soft_noise(image: sitk.Image) -> float | None:
+    """Standard deviation of noise in HU: that within the evenest tenth of small patches of soft tissue.
+
+    None where there is too little of it to tell. Patches are 5 × 5 voxels in the plane of the finest sampling.
+    """
+    across = int(np.argmax(image.GetSpacing()[::-1]))
+    # Every fourth slice tells as much as all.
+    values = np.moveaxis(sitk.GetArrayViewFromImage(image), across, 0)[::4].astype(np.float32)
+    size = (1, 5, 5)
+    soft = ndimage.minimum_filter((values > SOFT[0] - 60) & (values < SOFT[1] + 60), size)
+    mean = ndimage.uniform_filter(values, size)
+    deviation = np.sqrt(np.maximum(ndimage.uniform_filter(values**2, size) - mean**2, 0))
+    deviation = deviation[soft & (mean > SOFT[0]) & (mean < SOFT[1])]
+    return float(np.percentile(deviation, 10)) if len(deviation) > 500 else None
+
+
+def sides(labels: np.ndarray, grid: Grid, names: Mapping[int, str]) -> list[str]:
+    """Whether what is called right lies on the patient's right."""
+    middles: dict[str, list[float]] = {"right": [], "left": []}
+    for value, name in names.items():
+        here = np.argwhere(labels == value)
+        for side, found in middles.items():
+            if side in name.lower() and len(here):
+                found.append(float(grid.to_world(here.mean(0)[::-1])[0]))
+    if not all(middles.values()) or np.mean(middles["right"]) < np.mean(middles["left"]):
+        return []
+    return ["what the labels call right lies on the patient's left: the image is mirrored, or the names are exchanged"]
+
+
+def surface_distance(carried: np.ndarray, fixed: np.ndarray, spacing: np.ndarray) -> float:
+    """Root mean square distance in mm between the surfaces of two masks (D, H, W), there and back.
+
+    ``spacing`` is that of the array's axes. Parts on the border of the lattice are no surface.
+    """
+    box = ndimage.find_objects((carried | fixed).astype(np.uint8))[0]
+    cut = tuple(slice(max(s.start - 2, 0), s.stop + 2) for s in box)
+    a, b = (mask[cut] & ~ndimage.binary_erosion(mask[cut], border_value=1) for mask in (carried, fixed))
+    if not a.any() or not b.any():
+        return float("nan")
+    away = [ndimage.distance_transform_edt(~of, sampling=spacing)[at] for of, at in ((a, b), (b, a))]
+    return float(np.sqrt(np.mean(np.concatenate(away) ** 2)))

@@ -1,0 +1,462 @@
+"""The whole way from a scan at inhale and one at exhale to maps, figures for each region, and what supports them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from scipy import ndimage
+
+from .. import files
+from ..deformation import scalar_image
+from ..errors import InputError
+from ..geometry import Grid, resample
+from ..metrics import dice
+from ..output import check_free, complete_or_nothing
+from ..pipeline import NOTICE, ImageSource, PointSource, register_and_segment
+from ..progress import Progress, silent, tell
+from ..result import Registration
+from . import checks, measures, threshold
+from .checks import Scan
+from .expansion import Expansion
+from .regions import regions
+from .table import Breath, maps, table
+
+PHASES = ("inhale", "exhale")
+#: Correlation length in mm of the displacement's error, which no single pair can tell.
+LENGTH = 10.0
+#: Width in mm (deviation of a Gaussian) over which densities are averaged: ratios of single voxels are mostly noise.
+SMOOTHING = 3.0
+REPORT, TABLE, PAGE = "review.json", "table.csv", "report.html"
+#: What names a person, asked for only: DICOM tag and what the report calls it.
+PATIENT = {
+    "0010|0010": "Name",
+    "0010|0020": "ID",
+    "0010|0030": "Birth date",
+    "0008|0020": "Study date",
+    "0008|0050": "Accession number",
+}
+#: All names that the folder of a review can hold.
+NAMES = {
+    *(f"map_{name}.nii.gz" for name in (*measures.MEASURES, *measures.DERIVED)),
+    *("warped.nii.gz", "lungs.nii.gz", "transform.h5", "inverse_transform.h5"),
+    *(REPORT, TABLE, PAGE),
+}
+
+
+@dataclass
+class Review:
+    """What two scans of a breath tell.
+
+    Attributes
+    ----------
+    registration : Registration
+        Of the one scan to the other; ``reference`` names the fixed one, 'inhale' or 'exhale'.
+    lungs : sitk.Image
+        Labels of the fixed scan, on the lattice of the displacements, which is that of the maps.
+    names : dict
+        Of its values.
+    maps : dict of str to sitk.Image
+        float32 by measure, see `measures`; NaN outside the lungs, where there is nothing to tell; from a NIfTI file,
+        ITK and Slicer read NaN as 0.
+    report : dict
+        All of it but the images: what ``review.json`` holds.
+    """
+
+    registration: Registration
+    reference: str
+    lungs: sitk.Image
+    names: dict[int, str]
+    maps: dict[str, sitk.Image]
+    report: dict[str, Any]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The figures of each region, see `table.table`, and ``center_mm``, a place in it to look at (LPS)."""
+        return self.report["regions"]
+
+    def save(self, folder: str | Path, overwrite: bool = False, progress: Progress = silent) -> Path:
+        """Write all files, all or none.
+
+        ``map_*.nii.gz``, ``warped.nii.gz``, ``lungs.nii.gz``, both transforms, ``table.csv``, ``review.json`` and
+        ``report.html``.
+
+        Raises
+        ------
+        OutputError
+            See `output.check_free`.
+        """
+        from .page import write_html
+
+        folder = check_free(folder, overwrite, (), NAMES, REPORT)
+        images = {f"map_{name}": image for name, image in self.maps.items()}
+        images |= {"warped": self.registration.warped, "lungs": self.lungs}
+        with complete_or_nothing(folder) as partial:
+            for i, (name, image) in enumerate(images.items()):
+                tell(progress, "writing", i / (len(images) + 1))
+                files.write_image(image, partial / f"{name}.nii.gz")
+            files.write_transform(self.registration.transform, partial / "transform.h5")
+            files.write_transform(self.registration.inverse_transform, partial / "inverse_transform.h5")
+            (partial / TABLE).write_text(self.csv(), encoding="utf-8")
+            (partial / REPORT).write_text(json.dumps(self.report, indent=2) + "\n", encoding="utf-8")
+            write_html(self, partial / PAGE)
+            tell(progress, "writing", 1.0)
+        return folder
+
+    def csv(self) -> str:
+        """The rows as a table for a spreadsheet, with a column for each figure."""
+        names = [name for name in self.rows[0] if name != "center_mm"]
+        lines = [names, *([row.get(name) for name in names] for row in self.rows)]
+        return "".join(",".join(_cell(value) for value in line) + "\n" for line in lines)
+
+
+def review(
+    inhale: ImageSource,
+    exhale: ImageSource,
+    *,
+    inhale_lungs: ImageSource | None = None,
+    exhale_lungs: ImageSource | None = None,
+    names: Mapping[int, str] | None = None,
+    inhale_points: PointSource | None = None,
+    exhale_points: PointSource | None = None,
+    reference: str = "inhale",
+    transform: str | Path | sitk.Transform | None = None,
+    patient: bool | Mapping[str, str] = False,
+    progress: Progress = silent,
+    **options: Any,
+) -> Review:
+    """Review how the lungs move and expand between two scans.
+
+    Parameters
+    ----------
+    inhale, exhale : path or SimpleITK image
+        CT in HU, or anything else if both label maps are given.
+    inhale_lungs, exhale_lungs : path or SimpleITK image, optional
+        Label maps of lungs or lobes on the scans' grids; by default lungs are found by density (`threshold.lungs`).
+    names : mapping, optional
+        Name of each value of the label maps; other values do not count.
+    inhale_points, exhale_points : path or (n, 3) array, optional
+        Corresponding landmarks in LPS mm: they give the error of the displacement.
+    reference : 'inhale' or 'exhale'
+        The scan that stays, on whose grid the maps are. Inhale is what is read: it shows most, its lungs are largest,
+        and thresholds of emphysema hold for it. Measures are those from exhale to inhale either way.
+    transform : path or SimpleITK transform, optional
+        From points of the reference to the other scan; without one the two are registered.
+    patient : bool or mapping
+        Whether the report names the patient by the scans' DICOM tags and the files, or what it says of him or her. By
+        default no name, number, date, file or folder is in any output.
+    progress : callable, optional
+        ``progress(stage, fraction)``; returning False cancels.
+    **options
+        ``model``, ``refine`` and all others of `pipeline.register_and_segment`.
+
+    Raises
+    ------
+    InputError
+        If an input cannot be used, lungs cannot be found, the deformation folds in them, or they hardly breathe.
+    """
+    if reference not in PHASES:
+        raise InputError(f"the reference is 'inhale' or 'exhale', not '{reference}'")
+    began = time.perf_counter()
+    given = {"inhale": (inhale, inhale_lungs, inhale_points), "exhale": (exhale, exhale_lungs, exhale_points)}
+    tell(progress, "reading", 0.0)
+    read, fill = {}, options.pop("fill", None)
+    for phase in PHASES:
+        image, labels, _ = given[phase]
+        read[phase] = _scan(phase, image, labels, names, fill)
+    found = {phase for phase in PHASES if given[phase][1] is None}
+    ct = all(threshold.is_ct(sitk.GetArrayViewFromImage(scan.image)) for scan in read.values())
+    other = PHASES[1 - PHASES.index(reference)]
+    fixed, moving = read[reference], read[other]
+    names = dict(threshold.NAMES if reference in found else names or _unnamed(fixed.lungs))
+    registration = _registered(fixed, moving, given[reference][2], given[other][2], transform, progress, options)
+
+    tell(progress, "measuring", 0.0)
+    grid = registration.deformation.grid
+    labels = _on(fixed.lungs, fixed.grid, grid)
+    parts = regions(labels, grid, names)
+    inside = labels > 0
+    expansion = Expansion.of(registration.deformation, torch.from_numpy(inside), reference == "inhale")
+    outline = torch.from_numpy((moving.lungs > 0).astype(np.float32))[None, None]
+    carried = registration.deformation.warp(outline, moving.grid, "nearest", 0.0)[0, 0].numpy() > 0.5
+    still = resample(outline, moving.grid, grid, mode="nearest", fill=0.0)[0, 0].numpy() > 0.5
+    evidence = _evidence(registration, moving, inside, carried, still)
+    error = _error(registration.report["quality"], evidence)
+    densities = _densities(registration, inside, carried, reference) if ct else {}
+    breath = Breath(
+        expansion, grid.voxel_volume, reference == "inhale", **densities, error=error["deviation_mm"], length=LENGTH
+    )
+    tell(progress, "measuring", 0.4)
+    values = maps(breath)
+    masks = {name: mask[inside] for name, mask in parts.items()}
+    rows = table(breath, masks)
+    tell(progress, "measuring", 0.9)
+    warnings = [
+        *checks.warnings(read["inhale"], read["exhale"], ct),
+        *checks.sides(fixed.lungs, fixed.grid, names),
+        *_doubts(evidence, other),
+    ]
+    for row in rows:
+        row["center_mm"] = _center(parts[row["region"]], grid)
+    sources = {**given, "transform": transform}
+    report = _report(registration, read, rows, warnings, evidence, error, sources, found, reference, values, patient)
+    report["seconds"]["total"] = time.perf_counter() - began
+    tell(progress, "measuring", 1.0)
+    return Review(
+        registration,
+        reference,
+        scalar_image(labels, grid),
+        names,
+        {name: scalar_image(_spread(of_lungs, inside), grid) for name, of_lungs in values.items()},
+        report,
+    )
+
+
+def _scan(
+    phase: str,
+    source: ImageSource,
+    labels: ImageSource | None,
+    names: Mapping[int, str] | None,
+    fill: float | None,
+) -> Scan:
+    image = files.read_image(source, fill=fill, name=f"{phase} image")
+    if labels is None:
+        try:
+            lungs = threshold.lungs(sitk.GetArrayFromImage(image), files.grid_of(image))
+        except InputError as error:
+            raise InputError(f"{phase}: {error}", "lungs") from None
+    else:
+        lungs = sitk.GetArrayFromImage(files.read_labels(labels, image, phase))
+        if names is not None:
+            lungs = np.where(np.isin(lungs, list(names)), lungs, 0)
+        if not lungs.any():
+            raise InputError(f"{phase}: the label map holds no lung; give the values of lungs or lobes", "names")
+    return Scan(phase, image, lungs, files.tags(source, checks.TAGS))
+
+
+def _unnamed(labels: np.ndarray) -> dict[int, str]:
+    return {int(value): f"label {value}" for value in np.unique(labels) if value}
+
+
+def _registered(
+    fixed: Scan,
+    moving: Scan,
+    fixed_points: PointSource | None,
+    moving_points: PointSource | None,
+    transform: str | Path | sitk.Transform | None,
+    progress: Progress,
+    options: Mapping[str, Any],
+) -> Registration:
+    """The one place where the two are registered."""
+    return register_and_segment(
+        fixed.image,
+        moving.image,
+        fixed_points=fixed_points,
+        moving_points=moving_points,
+        transform=transform,
+        progress=progress,
+        **options,
+    )
+
+
+def _on(labels: np.ndarray, grid: Grid, lattice: Grid) -> np.ndarray:
+    """Labels (D, H, W) of ``grid`` on another lattice."""
+    values = torch.from_numpy(labels.astype(np.float32))[None, None]
+    return resample(values, grid, lattice, mode="nearest", fill=0.0)[0, 0].numpy().astype(labels.dtype)
+
+
+def _densities(
+    registration: Registration, inside: np.ndarray, carried: np.ndarray, reference: str
+) -> dict[str, np.ndarray]:
+    """(n,) HU at inhale and at exhale of the same tissue, averaged over `SMOOTHING` within the lungs.
+
+    Voxels at the surface of either scan's lungs hold some of the wall: there the nearest tissue below it counts.
+    """
+    deformation = registration.deformation
+    fixed, grid = files.to_tensor(registration.fixed)
+    steps = deformation.grid.spacing[::-1]
+    surface = max(*steps, *files.grid_of(registration.moving).spacing)
+    pure = ndimage.distance_transform_edt(np.pad(inside & carried, 1), sampling=steps)[1:-1, 1:-1, 1:-1] > surface
+    pure = pure if pure.any() else inside
+    nearest = ndimage.distance_transform_edt(~pure, sampling=steps, return_distances=False, return_indices=True)
+    width = SMOOTHING / steps
+    weight = ndimage.gaussian_filter(pure.astype(np.float32), width)
+
+    def smooth(values: torch.Tensor) -> np.ndarray:
+        mean = ndimage.gaussian_filter(np.where(pure, values[0, 0].numpy(), 0), width) / np.where(pure, weight, 1)
+        return mean[tuple(nearest[:, inside])].astype(float)
+
+    seen = smooth(resample(fixed, grid, deformation.grid))
+    warped = smooth(deformation.warp(*files.to_tensor(registration.moving)))
+    return {"inhale": seen, "exhale": warped} if reference == "inhale" else {"inhale": warped, "exhale": seen}
+
+
+def _evidence(
+    registration: Registration, moving: Scan, inside: np.ndarray, carried: np.ndarray, still: np.ndarray
+) -> dict[str, float]:
+    """How well the deformation brings the lungs together: those of the moving scan, ``carried`` and as they lie."""
+    deformation = registration.deformation
+    grid = deformation.grid
+    vectors = deformation.vectors()[0][:, torch.from_numpy(inside)].T.double().numpy()
+    there = grid.to_world(np.argwhere(inside)[:, ::-1]) + vectors
+    ratio = deformation.jacobian()[0, 0].numpy()[inside]
+    returning = deformation.round_trip(world=True)[0, 0].numpy()[inside]
+    return {
+        "dice_before": dice(still, inside, [True])[True],
+        "dice_after": dice(carried, inside, [True])[True],
+        "surfaces_mm": checks.surface_distance(carried, inside, grid.spacing[::-1]),
+        "inverse_consistency_mm": float(np.sqrt(np.nanmean(returning**2))) if np.isfinite(returning).any() else 0.0,
+        "unseen_share": float(1 - moving.grid.contains(there).mean()),
+        "carried_ml": float(ratio.sum() * grid.voxel_volume / 1000),
+        "segmented_ml": moving.volume,
+    }
+
+
+def _error(quality: Mapping[str, Any], evidence: Mapping[str, float]) -> dict[str, Any]:
+    """Deviation of one component of the displacement in mm, its correlation length, and what it was taken from."""
+    points = quality.get("landmarks")
+    if points:
+        after = points["after_mm"]
+        deviation = float(np.hypot(after["mean"], after["std"]) / np.sqrt(3))
+        source = f"the target registration error at {points['count']} landmarks, divided by √3"
+    else:
+        deviation = float(np.hypot(evidence["surfaces_mm"], evidence["inverse_consistency_mm"]))
+        source = (
+            "the distance between the lungs' surfaces after registration and the inverse consistency in the lungs, "
+            "for want of landmarks: inside the lungs it may be larger or smaller"
+        )
+    return {"deviation_mm": deviation, "length_mm": LENGTH, "source": source}
+
+
+def _doubts(evidence: Mapping[str, float], other: str) -> list[str]:
+    """What the lungs say against the registration."""
+    out = []
+    if evidence["dice_after"] < evidence["dice_before"]:
+        out.append("the lungs overlap less after registration than before")
+    if evidence["unseen_share"] > checks.UNSEEN:
+        share = 100 * evidence["unseen_share"]
+        out.append(f"{share:.0f} % of the lungs lie outside the {other} image, where the deformation is a guess")
+    carried, own = evidence["carried_ml"], evidence["segmented_ml"]
+    if abs(carried - own) > checks.DISAGREE * own:
+        out.append(
+            f"the deformation gives the lungs {carried:.0f} ml at {other}, their outlines hold {own:.0f} ml: "
+            f"volumes are uncertain by {100 * abs(carried / own - 1):.0f} %"
+        )
+    if evidence["surfaces_mm"] > checks.SURFACES:
+        out.append(f"after registration the lungs' surfaces are {evidence['surfaces_mm']:.1f} mm apart")
+    return out
+
+
+def _center(mask: np.ndarray, grid: Grid) -> list[float]:
+    """The voxel of a region (LPS mm) that is nearest to its centroid: a place to look at."""
+    points = grid.to_world(np.argwhere(mask)[:, ::-1])
+    return points[np.argmin(np.linalg.norm(points - points.mean(0), axis=1))].round(2).tolist()
+
+
+def _spread(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    out = np.full(inside.shape, np.nan, np.float32)
+    out[inside] = values
+    return out
+
+
+def _report(
+    registration: Registration,
+    scans: Mapping[str, Scan],
+    rows: list[dict[str, Any]],
+    warnings: list[str],
+    evidence: Mapping[str, float],
+    error: Mapping[str, Any],
+    sources: Mapping[str, Any],
+    found: set[str],
+    reference: str,
+    values: Mapping[str, np.ndarray],
+    patient: bool | Mapping[str, str],
+) -> dict[str, Any]:
+    """What ``review.json`` holds. Paths may name a person: they are left out unless the patient is to be named."""
+    own = registration.report
+    described = measures.MEASURES | measures.DERIVED
+    report = {
+        "notice": NOTICE,
+        "verdict": _verdict(own["verdict"], warnings),
+        "warnings": [*own["warnings"], *warnings],
+        "reference": reference,
+        "volumes_ml": {phase: scan.volume for phase, scan in scans.items()},
+        "evidence": dict(evidence),
+        "error": dict(error),
+        "quality": own["quality"],
+        "regions": [{key: _plain(value) for key, value in row.items()} for row in rows],
+        "measures": {
+            name: {key: getattr(described[name], key) for key in ("title", "unit", "formula", "source")}
+            for name in [*values, "inspired_fraction", "heterogeneity"]
+        },
+        "inputs": {
+            phase: {
+                "size": list(scan.image.GetSize()),
+                "spacing_mm": [round(s, 6) for s in scan.image.GetSpacing()],
+                "type": scan.image.GetPixelIDTypeAsString(),
+                **scan.tags,
+                "lungs": "found by density" if phase in found else "given",
+                "sha256": _checksum(sources[phase][0]),
+            }
+            for phase, scan in scans.items()
+        },
+        **{key: own[key] for key in ("model", "device", "notes", "versions")},
+        # A bundle's folder may be named after a person; its name and checksum say which it is.
+        "settings": own["settings"] | {"model": own["model"]["name"]},
+        "seconds": dict(own["seconds"]),
+    }
+    if patient:
+        told = dict(patient) if isinstance(patient, Mapping) else {}
+        for phase in PHASES if patient is True else ():
+            source = sources[phase][0]
+            told |= {f"{title} ({phase})": text for title, text in files.tags(source, PATIENT).items()}
+            if isinstance(source, str | Path):
+                told[f"File ({phase})"] = str(source)
+        if patient is True and isinstance(sources["transform"], str | Path):
+            told["Transform"] = str(sources["transform"])
+        report["patient"] = told
+    return report
+
+
+def _verdict(verdict: Mapping[str, Any], warnings: list[str]) -> dict[str, Any]:
+    """The registration's verdict, which is no green one if something speaks against the scans."""
+    if not warnings:
+        return dict(verdict)
+    reasons = [*warnings, *(verdict["reasons"] if verdict["color"] != "green" else [])]
+    color = "amber" if verdict["color"] == "green" else verdict["color"]
+    return {**verdict, "color": color, "reasons": reasons}
+
+
+def _checksum(source: ImageSource) -> str:
+    """SHA-256 of a file, of a folder's files one after the other by name, or of the voxels of an image in memory."""
+    digest = hashlib.sha256()
+    if isinstance(source, sitk.Image):
+        digest.update(np.ascontiguousarray(sitk.GetArrayViewFromImage(source)))
+        return digest.hexdigest()
+    path = Path(source)
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        if file.is_file():
+            with file.open("rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+    return digest.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN."""
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def _cell(value: Any) -> str:
+    if value is None or (isinstance(value, float) and not np.isfinite(value)):
+        return ""
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f'"{text.replace(chr(34), chr(34) * 2)}"' if any(sign in text for sign in ',"\n') else text

@@ -1,0 +1,105 @@
+"""What speaks against two scans: order, cut lungs, slices, kernels, sides, surfaces."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from JointRegSegLib.deformation import scalar_image
+from JointRegSegLib.geometry import Grid
+from JointRegSegLib.lung import checks
+from JointRegSegLib.lung.checks import Scan
+
+#: i to the patient's left, j to the front, k to the feet: a lattice that is not the world's.
+GRID = Grid.centered((0, 0, 0), (50, 46, 30), (2.4, 2.3, 2.5), np.diag([1, -1, -1]))
+
+
+def ball(radius: float, middle=(0, 0, 0), grid: Grid = GRID) -> np.ndarray:
+    k, j, i = np.indices(grid.shape)
+    return (np.linalg.norm(grid.to_world(np.stack([i, j, k], -1)) - middle, axis=-1) < radius).astype(np.uint8)
+
+
+def scan(name="inhale", lungs=None, grid: Grid = GRID, noise=0.0, **tags) -> Scan:
+    values = np.random.default_rng(0).normal(40, noise, grid.shape) if noise else np.zeros(grid.shape)
+    lungs = ball(25, grid=grid) if lungs is None else lungs
+    return Scan(name, scalar_image(values.astype(np.float32), grid), lungs, tags)
+
+
+def test_fit_scans_are_not_blamed():
+    assert checks.warnings(scan(lungs=ball(26)), scan("exhale"), ct=True) == []
+
+
+def test_order_by_volume():
+    (text,) = checks.order(scan(lungs=ball(20)), scan("exhale", ball(25)))
+    small, large = (4 / 3 * np.pi * r**3 / 1000 for r in (20, 25))
+    assert f"{scan(lungs=ball(20)).volume:.0f} ml" in text and "exchange" in text
+    assert scan(lungs=ball(20)).volume == pytest.approx(small, rel=0.03)
+    assert scan(lungs=ball(25)).volume == pytest.approx(large, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("middle", "face"),
+    [
+        ((0, 0, 30), "upper"),
+        ((0, 0, -30), "lower"),
+        ((55, 0, 0), "left"),
+        ((-55, 0, 0), "right"),
+        ((0, 45, 0), "posterior"),
+        ((0, -45, 0), "anterior"),
+    ],
+)
+def test_lungs_that_are_cut_off(middle, face):
+    (text,) = checks.cut_off(scan(lungs=ball(25, middle)))
+    assert f"at the {face} border" in text
+
+
+def test_a_voxel_at_the_border_is_no_cut():
+    lungs = ball(20)
+    lungs[0, 5, 5] = 1
+    assert checks.cut_off(scan(lungs=lungs)) == []
+
+
+def test_slices():
+    thick = Grid.centered((0, 0, 0), (40, 36, 15), (3, 3, 5), np.eye(3))
+    thin = Grid.centered((0, 0, 0), (40, 36, 15), (1, 1, 1.5), np.eye(3))
+    assert checks.slices(scan(grid=thin), scan("exhale", grid=thin), ct=True) == []
+    found = checks.slices(scan(grid=thin), scan("exhale", grid=thick), ct=True)
+    assert [text[:6] for text in found] == ["exhale", "slices"]
+    assert [text[:6] for text in checks.slices(scan(grid=thin), scan("exhale", grid=thick), ct=False)] == ["slices"]
+    # What the header says may be more than the distance of overlapping slices.
+    found = checks.slices(scan(grid=thin, **{"slice thickness": "3"}), scan("exhale", grid=thin), ct=True)
+    assert [text[:6] for text in found] == ["inhale", "slices"] and "3 mm" in found[0]
+
+
+def test_kernels_by_name():
+    same = [scan(kernel="B30f"), scan("exhale", kernel="B30f")]
+    assert checks.kernels(*same, ct=True) == []
+    (text,) = checks.kernels(same[0], scan("exhale", kernel="B70f"), ct=True)
+    assert "B30f (inhale) and B70f (exhale)" in text
+
+
+def test_kernels_by_noise():
+    assert checks.soft_noise(scan(noise=10).image) == pytest.approx(10, rel=0.25)
+    assert checks.kernels(scan(noise=10), scan("exhale", noise=14), ct=True) == []
+    (text,) = checks.kernels(scan(noise=10), scan("exhale", noise=35), ct=True)
+    assert "noise" in text and "estimate" in text
+    assert checks.kernels(scan(noise=10), scan("exhale", noise=35), ct=False) == []
+
+
+def test_no_soft_tissue_tells_no_noise():
+    assert checks.soft_noise(scalar_image(np.full(GRID.shape, -800, np.float32), GRID)) is None
+
+
+def test_sides_are_the_patients():
+    labels = ball(15, (-30, 0, 0)) + 2 * ball(15, (30, 0, 0))
+    assert checks.sides(labels, GRID, {1: "Right lung", 2: "left lung"}) == []
+    (text,) = checks.sides(labels, GRID, {1: "left lung", 2: "right lung"})
+    assert "mirrored" in text
+    assert checks.sides(labels, GRID, {1: "left lung"}) == []
+
+
+def test_distance_of_surfaces():
+    steps = GRID.spacing[::-1]
+    assert checks.surface_distance(ball(25) > 0, ball(25) > 0, steps) == 0
+    apart = checks.surface_distance(ball(30) > 0, ball(22) > 0, steps)
+    assert apart == pytest.approx(8, abs=1)
+    assert np.isnan(checks.surface_distance(np.zeros(GRID.shape, bool), ball(25) > 0, steps))
