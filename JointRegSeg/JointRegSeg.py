@@ -78,6 +78,7 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Called when the user opens the module the first time."""
         # Here, for it takes qt, which the logic can do without.
         import qt
+        from JointRegSegGui.lung import LungPanel
         from JointRegSegGui.models import ModelPanel
         from JointRegSegGui.progress import ProgressPanel
         from JointRegSegGui.propagate import PropagatePanel
@@ -98,6 +99,7 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.report = ReportPanel(self.ui, self.logic.worker, self.tell)
         self.show = ShowPanel(self.ui, self.tell)
         self.propagate = PropagatePanel(self.ui, self.tell)
+        self.lung = LungPanel(self.ui, self.logic, self.tell, self.show.lay_out)
         self.timer = qt.QTimer()
         self.timer.setInterval(INTERVAL)
         self.timer.connect("timeout()", self.onTimer)
@@ -123,6 +125,7 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.removeObservers()
         self.logic.close()
         self.report.close()
+        self.lung.close()
 
     def enter(self) -> None:
         """Called each time the user opens this module."""
@@ -150,6 +153,7 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         else:
             self.tell("")  # it is about what was in the scene
         self.propagate.forget()
+        self.lung.forget()
         self.setParameterNode(None)
         self._bind(None)
 
@@ -175,6 +179,7 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             else:
                 self.quality.list_results(self._shown)
         self.propagate.update(self._parameterNode, self.show.result)
+        self.lung.update(self._parameterNode, self.show.result)
 
     def initializeParameterNode(self) -> None:
         """Ensure that the parameter node exists and is observed; suggest the first two volumes."""
@@ -224,6 +229,7 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.models.select(self._parameterNode.model)
         self._checkCanApply()
         self.propagate.update(self._parameterNode, self.show.result)
+        self.lung.update(self._parameterNode, self.show.result)
         self.show.update()
 
     def onModelChosen(self, name: str) -> None:
@@ -326,11 +332,12 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Look what the computing process has to tell; nobody has to look once all is told and the user gone."""
         self.report.poll()
         self.propagate.poll()
+        self.lung.poll()
         if self.running:
             self._follow()
         self.progress.update()
         self.report.update(self.show.result)
-        if not (self.parent.isEntered or self.running or self.report.busy or self.propagate.busy):
+        if not (self.parent.isEntered or self.running or self.report.busy or self.propagate.busy or self.lung.busy):
             self.timer.stop()
 
     def _follow(self) -> None:

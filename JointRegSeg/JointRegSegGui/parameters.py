@@ -5,6 +5,7 @@ from typing import Annotated, Union, get_args, get_type_hints
 
 from JointRegSegLib import catalog
 from slicer import (
+    vtkMRMLLabelMapVolumeNode,
     vtkMRMLMarkupsAngleNode,
     vtkMRMLMarkupsClosedCurveNode,
     vtkMRMLMarkupsCurveNode,
@@ -46,6 +47,8 @@ class _Labeled(enum.Enum):
             Segmentations.OFF: _("Off"),
             Segmentations.OUTLINE: _("Outlines"),
             Segmentations.FILL: _("Filled"),
+            Phase.INHALE: _("Inhale"),
+            Phase.EXHALE: _("Exhale"),
             Direction.TO_FIXED: _("From moving to fixed space"),
             Direction.TO_MOVING: _("From fixed to moving space"),
         }[self]
@@ -93,6 +96,14 @@ class Direction(_Labeled):
     TO_MOVING = "moving"
 
 
+class Phase(_Labeled):
+    INHALE = "inhale"
+    EXHALE = "exhale"
+
+
+#: What lungs can be given as.
+Lungs = Union[vtkMRMLLabelMapVolumeNode, vtkMRMLSegmentationNode, None]  # noqa: UP007
+
 #: What can be carried over. The wrapper needs classes of which there are nodes, and knows `Union` only.
 Carried = Union[  # noqa: UP007
     vtkMRMLScalarVolumeNode,
@@ -113,8 +124,8 @@ Carried = Union[  # noqa: UP007
 class JointRegSegParameterNode:
     """Inputs, settings and how the result is shown.
 
-    ``model``, ``deformationSegment`` and ``result``, the identifier of the result that is shown, have lists that change
-    and are filled by hand; all others are bound by the panel's file.
+    ``model``, ``deformationSegment``, ``lungMeasure`` and ``result``, the identifier of the result that is shown, have
+    lists that change and are filled by hand; all others are bound by the panel's file.
     """
 
     fixedVolume: vtkMRMLScalarVolumeNode
@@ -144,6 +155,13 @@ class JointRegSegParameterNode:
     play: Annotated[float, WithinRange(0, 100)] = 100.0
     propagateNode: Carried
     direction: Direction = Direction.TO_FIXED
+    fixedIs: Phase = Phase.INHALE
+    fixedLungs: Lungs
+    movingLungs: Lungs
+    fixedPoints: vtkMRMLMarkupsFiducialNode
+    movingPoints: vtkMRMLMarkupsFiducialNode
+    namePatient: bool = False
+    lungMeasure: str = "ventilation"
 
     def options(self) -> dict:
         """Keyword arguments of `register_and_segment`."""

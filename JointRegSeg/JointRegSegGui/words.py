@@ -19,6 +19,7 @@ def stage(name: str) -> str:
         "refining": _("Refining"),
         "resampling": _("Making the warped volume"),
         "checking": _("Checking the result"),
+        "measuring": _("Measuring the lungs"),
         "showing": _("Showing the result"),
     }.get(name, name)
 
@@ -34,6 +35,8 @@ def problem(error: JointRegSegError) -> str:
         "align": _("Advanced, Begin: Middle on middle"),
         "device_name": _("Advanced, Device: Automatic"),
         "fill": _("Advanced, Replace missing values by 0"),
+        "lungs": _("Lung review, Lungs"),
+        "names": _("Lung review, Lungs"),
         "model": _("Model, Import model…"),
     }.get(error.option)
     return _("{problem} ({place})").format(problem=error, place=place) if place else str(error)

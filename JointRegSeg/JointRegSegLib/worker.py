@@ -6,16 +6,21 @@ other side (`client`) made and will remove.
     {"id": 1, "task": "register", "folder": DIR, "fixed": NAME, "moving": NAME, "options": {…}}
         → {"id": 1, "event": "progress", "stage": "affine", "fraction": 0.4}, …
         → {"id": 1, "event": "result", "files": {"warped": NAME, …}, "report": {…}, "labels": [{"value": 1, …}, …]}
-    {"id": 2, "task": "report", "of": 1, "file": PATH}           report page of request 1, if it was the last
+    {"id": 2, "task": "report", "of": 1, "file": PATH}           page of request 1, if it was the last of its kind;
+                                                                 ``printed`` of a review, for Qt's rich text
     {"id": 3, "task": "load", "model": NAME}                     have a model ready for the next click
     {"id": 4, "task": "batch", "table": CSV, "folder": DIR, "options": {…}, "overwrite": false, "given_up": {}}
         → "progress" with the case as its stage → {"id": 4, "event": "result", "rows": […], "summary": PATH}
+    {"id": 5, "task": "review", "folder": DIR, "fixed": NAME, "moving": NAME, "transform": NAME, "reference": "inhale"}
+        → {"id": 5, "event": "result", "files": {"lungs": NAME, "ventilation": NAME, …}, "report": {…}, "colors": {…}}
     …   → {"id": 3, "event": "error", "kind": "ModelError", "message": "…"}
 
 ``outputs`` of a registration names what to write beside warped image and transforms; all if it is left out. Beside
 fixed and moving a request may name ``fixed_labels``, ``moving_labels`` (images), ``fixed_points`` and
-``moving_points`` (lists of LPS points). The first event, without an id, is {"event": "ready", "device": …}. The process
-ends when its stdin does, whatever it is doing: nothing outlives the program that started it. To cancel, kill it.
+``moving_points`` (lists of LPS points); so may a review, whose label maps may lie on any lattice, with ``names`` of
+their values and ``patient``, what to call the patient. The first event, without an id, is {"event": "ready",
+"device": …}. The process ends when its stdin does, whatever it is doing: nothing outlives the program that started it.
+To cancel, kill it.
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -113,11 +119,17 @@ class _Server:
         from . import device, pipeline  # noqa: F401 - the pipeline takes a second, which no click should wait for
 
         self.device = device.available()
-        self.last: Any = None
-        self.last_request: int | None = None
+        # The number of the last request of each kind, and how to write its page.
+        self.pages: dict[str, tuple[int, Callable[..., None]]] = {}
 
     def tasks(self) -> dict[str, Callable[[Request, Send], dict[str, Any]]]:
-        return {"register": self.register, "report": self.report, "load": self.load, "batch": self.batch}
+        return {
+            "register": self.register,
+            "review": self.review,
+            "report": self.report,
+            "load": self.load,
+            "batch": self.batch,
+        }
 
     def register(self, request: Request, send: Send) -> dict[str, Any]:
         """Files in, files out; without compression, which costs more time than it saves."""
@@ -127,6 +139,7 @@ class _Server:
         from .deformation import displacement_on
         from .files import grid_of
         from .pipeline import field_lattice, register_and_segment
+        from .report import write_html
 
         folder = Path(request["folder"])
         images = {key: sitk.ReadImage(str(folder / request[key])) for key in IMAGES if request.get(key)}
@@ -149,20 +162,58 @@ class _Server:
             names[INVERSE] = f"{INVERSE}.nrrd"
             inverse = displacement_on(result.inverse_transform, field_lattice(grid_of(result.moving)))
             sitk.WriteImage(inverse, str(folder / names[INVERSE]), useCompression=False)
-        self.last, self.last_request = result, request["id"]
+        self.pages["register"] = request["id"], partial(write_html, result)
         model = request.get("options", {}).get("model", models.GENERIC)
         labels = [] if model == models.GENERIC else models.find(model).manifest["labels"]
         return {"files": names, "report": result.report, "labels": labels}
 
+    def review(self, request: Request, send: Send) -> dict[str, Any]:
+        """A lung review of a transform that is there already; see `lung.reviewing`."""
+        import SimpleITK as sitk
+
+        from .files import read_transform
+        from .lung.gallery import colors
+        from .lung.page import write_html
+        from .lung.reviewing import PHASES, review
+
+        folder, reference = Path(request["folder"]), request["reference"]
+        phases = {"fixed": reference, "moving": PHASES[1 - PHASES.index(reference)]}
+        given: dict[str, Any] = {}
+        for side, phase in phases.items():
+            image = given[phase] = sitk.ReadImage(str(folder / request[side]))
+            if request.get(f"{side}_labels"):
+                labels = sitk.ReadImage(str(folder / request[f"{side}_labels"]))
+                identity = sitk.Transform(3, sitk.sitkIdentity)
+                given[f"{phase}_lungs"] = sitk.Resample(labels, image, identity, sitk.sitkNearestNeighbor, 0)
+            if request.get(f"{side}_points"):
+                given[f"{phase}_points"] = request[f"{side}_points"]
+
+        def progress(stage: str, fraction: float) -> None:
+            send({"id": request["id"], "event": "progress", "stage": stage, "fraction": fraction})
+
+        found = review(
+            **given,
+            names={int(value): name for value, name in request["names"].items()} if request.get("names") else None,
+            reference=reference,
+            transform=read_transform(folder / request["transform"]),
+            patient=request.get("patient", {}),
+            progress=progress,
+        )
+        images = {"lungs": found.lungs, **found.maps}
+        for name, image in images.items():
+            sitk.WriteImage(image, str(folder / f"lung_{name}.nrrd"), useCompression=False)
+        self.pages["review"] = request["id"], partial(write_html, found)
+        files = {name: f"lung_{name}.nrrd" for name in images}
+        return {"files": files, "report": found.report, "colors": colors(found)}
+
     def report(self, request: Request, send: Send) -> dict[str, Any]:
         """The page is drawn when somebody wants to see it."""
-        from .report import write_html
-
-        if self.last is None:
+        if not self.pages:
             raise JointRegSegError("there is no result yet; register two volumes first")
-        if request["of"] != self.last_request:
+        write = dict(self.pages.values()).get(request["of"])
+        if write is None:
             raise JointRegSegError("another pair was registered since, and only the last can be drawn; register again")
-        write_html(self.last, Path(request["file"]))
+        write(Path(request["file"]), **({"printed": True} if request.get("printed") else {}))
         return {"file": request["file"]}
 
     def batch(self, request: Request, send: Send) -> dict[str, Any]:

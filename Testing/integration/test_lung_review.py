@@ -18,6 +18,7 @@ from JointRegSegLib.files import grid_of, read_image
 from JointRegSegLib.geometry import Grid
 from JointRegSegLib.lung import review
 from JointRegSegLib.lung.breathing import Breath, breathe, truth
+from JointRegSegLib.lung.page import render
 from JointRegSegLib.lung.reviewing import NAMES
 from JointRegSegLib.phantom import breathing_thorax
 from JointRegSegLib.points import write_points
@@ -242,6 +243,19 @@ def test_exchanged_scans_are_told_and_landmarks_give_the_error(expansion, tmp_pa
     assert "40 landmarks" in found.report["error"]["source"]
 
 
+def test_a_poor_registration_is_doubted(expansion):
+    """Half of the way, and shifted upward by 40 mm: lungs that lie apart, of another volume, partly not in the scan."""
+    half = AXES @ np.diag(STRETCH**-0.5) @ AXES.T
+    poor = sitk.AffineTransform(3)
+    poor.SetMatrix(half.ravel().tolist())
+    poor.SetTranslation((MIDDLE - half @ MIDDLE - (0, 0, 40)).tolist())
+    at = [expansion / f"{phase}_Doe_John.nii.gz" for phase in ("inhale", "exhale")]
+    warnings = review(*at, transform=poor).report["warnings"]
+    carried, own = (f"{4 / 3 * np.pi * 42 * 58 * 80 * 2 / 1000 * k:.0f}"[:2] for k in (RATIO**0.5, 1))
+    for words in ("overlap less", f"gives the lungs {carried}", f"outlines hold {own}", "mm apart", "in one frame"):
+        assert any(words in text for text in warnings), (words, warnings)
+
+
 def test_simulated_breathing_is_told_as_it_was(tmp_path):
     """A breath that slides and differs from place to place, given as a field: means in each region are the truth's."""
     pair = breathing_thorax(size=(56, 46, 40), spacing=(5.4, 5.4, 7), noise_hu=0)
@@ -280,6 +294,18 @@ def test_registered_by_itself():
     assert found.report["model"]["name"] == "generic"
     for row in found.rows:
         assert found.lungs[tuple(found.lungs.TransformPhysicalPointToIndex(row["center_mm"]))] > 0
+
+
+def test_on_paper_it_is_the_same(expansion):
+    """What Slicer makes a PDF of: the same pictures and figures, without what Qt's rich text does not know."""
+    at = [expansion / f"{phase}_Doe_John.nii.gz" for phase in ("inhale", "exhale")]
+    found = review(*at, transform=expansion / "from_inhale.tfm")
+    screen, paper = (render(found, printed) for printed in (False, True))
+    pictures = [set(re.findall(r"base64,([^\"]+)", page)) for page in (screen, paper)]
+    assert pictures[0] == pictures[1] and len(pictures[0]) > 15
+    rows = [re.findall(r"\d+\.\d+ ± \d+\.\d+", page) for page in (screen, paper)]
+    assert rows[0] == rows[1] and len(rows[0]) > 10
+    assert "<style" not in paper and "<svg" not in paper and "not named in this report" in paper
 
 
 def test_options_that_cannot_be(expansion, refused, tmp_path):

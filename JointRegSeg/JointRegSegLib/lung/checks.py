@@ -25,6 +25,9 @@ DISAGREE = 0.05
 #: Share of the lungs that may lie outside the other image, and mm between surfaces after registration.
 UNSEEN, SURFACES = 0.01, 3.0
 
+#: mm that the upper third of the lungs may move, unless the lower one moves farther.
+HANGING = 15.0
+
 # Outward normals of an image's faces, as they are said.
 _FACES = {"L": "left", "R": "right", "P": "posterior", "A": "anterior", "S": "upper", "I": "lower"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -100,6 +101,19 @@ def draw(review: Review) -> Gallery:
         coronal.position(point),
         text,
     )
+
+
+def colors(review: Review) -> dict[str, dict[str, Any]]:
+    """How to color the maps elsewhere: by name ``low``, ``high``, RGB ``colors`` from low to high, and ``title``."""
+    out = {}
+    for name, image in review.maps.items():
+        entry = _colors(name, image)
+        table = entry.colors(np.linspace(0, 1, len(CLASSES) if name == "parametric_response" else 256))[:, :3]
+        if entry.colors is _EXPANSION:
+            table[0] = to_rgb(BELOW)  # what is below the end has the color of the end
+        title = f"{_described(name).title}{' (mm)' if _described(name).unit else ''}"
+        out[name] = {"low": entry.low, "high": entry.high, "colors": table.round(4).tolist(), "title": title}
+    return out
 
 
 def _described(name: str) -> Description:

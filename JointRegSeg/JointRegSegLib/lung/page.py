@@ -25,22 +25,24 @@ from .reviewing import PHASES, SMOOTHING, Review
 _HERE = Path(__file__).parent
 
 
-def write_html(review: Review, path: str | Path) -> None:
+def write_html(review: Review, path: str | Path, printed: bool = False) -> None:
     """Write the report of a review as one file that needs nothing else: no network, no scripts.
+
+    ``printed`` is for paper, in the subset of HTML that Qt's rich text knows, with which Slicer makes a PDF of it.
 
     Raises
     ------
     OutputError
         If the file cannot be written.
     """
-    write_page(render(review), path)
+    write_page(render(review, printed), path)
 
 
-def render(review: Review) -> str:
+def render(review: Review, printed: bool = False) -> str:
     """The page of `write_html` as a string."""
     report = review.report
     gallery = draw(review)
-    return template("review.html", _HERE).render(
+    return template("printed.html" if printed else "review.html", _HERE).render(
         notice=report["notice"],
         reference=review.reference,
         other=next(phase for phase in PHASES if phase != review.reference),
@@ -115,7 +117,7 @@ def _depth(report: dict[str, Any]) -> str:
 
 
 def _formulas(report: dict[str, Any]) -> Table:
-    rows = [(m["title"], m["formula"], m["unit"] or "none", m["source"] or "–") for m in report["measures"].values()]
+    rows = [(m["title"], m["formula"], m["unit"] or "–", m["source"] or "–") for m in report["measures"].values()]
     return Table(
         "What the measures are",
         ("Measure", "Formula", "Unit", "Source"),

@@ -203,11 +203,13 @@ def review(
         *checks.warnings(read["inhale"], read["exhale"], ct),
         *checks.sides(fixed.lungs, fixed.grid, names),
         *_doubts(evidence, other),
+        *_shifted({row["region"]: row["displacement"] for row in rows}),
     ]
     for row in rows:
         row["center_mm"] = _center(parts[row["region"]], grid)
     sources = {**given, "transform": transform}
     report = _report(registration, read, rows, warnings, evidence, error, sources, found, reference, values, patient)
+    report["ct"] = ct
     report["seconds"]["total"] = time.perf_counter() - began
     tell(progress, "measuring", 1.0)
     return Review(
@@ -353,6 +355,17 @@ def _doubts(evidence: Mapping[str, float], other: str) -> list[str]:
     if evidence["surfaces_mm"] > checks.SURFACES:
         out.append(f"after registration the lungs' surfaces are {evidence['surfaces_mm']:.1f} mm apart")
     return out
+
+
+def _shifted(motion: Mapping[str, float]) -> list[str]:
+    """Whether the scans lie apart: lungs hang from their apex, so that it hardly moves when they breathe."""
+    upper, lower = motion.get("upper zone", 0.0), motion.get("lower zone", 0.0)
+    if upper <= max(checks.HANGING, lower):
+        return []
+    return [
+        f"the upper zone moves by {upper:.0f} mm, farther than the lower one: the scans do not lie in one frame; "
+        "motion holds that shift, volumes and strains do not"
+    ]
 
 
 def _center(mask: np.ndarray, grid: Grid) -> list[float]:

@@ -15,7 +15,7 @@ import slicer
 from .. import catalog, memory
 from ..client import Worker, WorkerError
 from ..errors import InputError
-from . import requirements, results, runs, sequences
+from . import lung, requirements, results, runs, sequences
 
 
 @dataclass
@@ -114,6 +114,79 @@ class Registrar:
         """
         requirements.check()
         return runs.Run(self.worker, slicer.mrmlScene, fixed, moving, options, **more)
+
+    def reviewLungs(
+        self,
+        result: results.SceneResult | slicer.vtkMRMLTransformNode,
+        fixedNode: slicer.vtkMRMLScalarVolumeNode | None = None,
+        movingNode: slicer.vtkMRMLScalarVolumeNode | None = None,
+        *,
+        fixedIs: str = "inhale",
+        lungs: Mapping[str, lung.Lungs] | None = None,
+        points: Mapping[str, slicer.vtkMRMLMarkupsNode] | None = None,
+        patient: Mapping[str, str] | None = None,
+        progress: Callable[[str, float], bool | None] | None = None,
+    ) -> lung.LungReview:
+        """Review how lungs move and expand between two registered scans; blocks until the maps are in the scene.
+
+        Parameters
+        ----------
+        result : SceneResult or vtkMRMLTransformNode
+            A registration of this module, or any linear or displacement grid transform that applied to the moving
+            volume brings it onto the fixed one.
+        fixedNode, movingNode : vtkMRMLScalarVolumeNode, optional
+            The two scans; by default those of the result.
+        fixedIs : 'inhale' or 'exhale'
+            What the fixed one is. Whether the lungs say the same is among the review's warnings.
+        lungs : dict, optional
+            Label map or segmentation nodes by 'fixed' and 'moving'; lungs in CT are found by themselves.
+        points : dict, optional
+            Markups nodes by 'fixed' and 'moving', corresponding: they give the error.
+        patient : dict, optional
+            What the report calls the patient; without it names nobody.
+        progress : callable, optional
+            ``progress(stage, fraction)``; returning False cancels.
+
+        Returns
+        -------
+        LungReview
+            ``report`` with warnings and the figures of all regions, ``maps`` by measure.
+
+        Raises
+        ------
+        InputError, WorkerError, Canceled
+            Why nothing came of it; the scene is as it was.
+        """
+        if not isinstance(result, results.SceneResult):
+            result = results.SceneResult(nodes={"transform": result})
+        if fixedNode is None and movingNode is None:
+            fixedNode, movingNode = lung.scans(result)
+        return self.startReview(result, fixedNode, movingNode, fixedIs, lungs, points, patient).wait(progress)
+
+    def startReview(self, *arguments: Any) -> lung.LungRun:
+        """Begin a review and return at once; takes what `lung.LungRun` takes after worker and scene.
+
+        Raises
+        ------
+        MissingPackages
+            If Slicer's Python lacks something.
+        InputError
+            If something cannot be reviewed as it is.
+        """
+        requirements.check()
+        return lung.LungRun(self.worker, slicer.mrmlScene, *arguments)
+
+    def writeLungReport(self, review: lung.LungReview, path: str | Path) -> Path:
+        """Write the page of the last review, while the process that made it runs.
+
+        Raises
+        ------
+        JointRegSegError
+            If another review was made since, or the file cannot be written.
+        """
+        path = Path(path).absolute()
+        self.worker.wait(self.worker.submit("report", of=review.request, file=str(path)))
+        return path
 
     def registerSequence(
         self,

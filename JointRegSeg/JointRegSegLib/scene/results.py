@@ -130,7 +130,7 @@ def put(
             ("warped_segmentation", f"{moving.GetName()} segmentation warped", "warped_segmentation", warped),
         ):
             if source in images:
-                out.nodes[key] = _segmentation(scene, images[source], title, event["labels"], reference)
+                out.nodes[key] = segmentation(scene, images[source], title, event["labels"], reference)
         if agreement and "warped_segmentation" in images:
             maps = images["fixed_segmentation"], images["warped_segmentation"]
             out.nodes["agreement"], out.nodes["agreement_colors"] = _agreement(scene, *maps, f"{named}, agreement")
@@ -372,7 +372,7 @@ def _transform(
     return node
 
 
-def _segmentation(
+def segmentation(
     scene: slicer.vtkMRMLScene,
     path: Path,
     name: str,

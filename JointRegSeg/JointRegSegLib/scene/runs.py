@@ -197,19 +197,17 @@ class Run:
                     )
                 )
             try:
-                self._number = self._worker.submit(
-                    "register",
-                    folder=str(self._folder),
-                    options=self._options,
-                    outputs=self._outputs,
-                    **self._names,
-                    **self._points,
-                )
+                self._number = self._ask()
             except JointRegSegError as error:
                 return self._fail(error)
         for event in self._worker.events(self._number):
             self._take(event)
         return self.done
+
+    def _ask(self) -> int:
+        """Send the request; its number."""
+        names = {"folder": str(self._folder), **self._names}
+        return self._worker.submit("register", **names, **self._points, options=self._options, outputs=self._outputs)
 
     def _read(self) -> bool:
         """Another glance at the transforms that volumes are under."""
@@ -226,10 +224,14 @@ class Run:
     def _places_now(self) -> list[tuple]:
         return [_place(node) for node in (self._fixed, self._moving)]
 
+    def _overall(self, stage: str, fraction: float) -> float:
+        """About how much of it is done."""
+        return overall(stage, fraction, self._options)
+
     def _take(self, event: Event) -> None:
         if event["event"] == "progress":
             self.stage = event["stage"]
-            self.fraction = max(self.fraction, overall(event["stage"], event["fraction"], self._options))
+            self.fraction = max(self.fraction, self._overall(event["stage"], event["fraction"]))
         elif event["event"] == "error":
             self._fail(error_of(event))
         elif any(node is None or not self._scene.IsNodePresent(node) for node in (self._fixed, self._moving)):

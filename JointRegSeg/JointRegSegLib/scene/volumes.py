@@ -7,6 +7,7 @@ import slicer
 import vtk
 from vtk.util.numpy_support import get_vtk_array_type, numpy_to_vtk, vtk_to_numpy
 
+from ..errors import InputError
 from . import sitk
 
 #: LPS from RAS and back.
@@ -175,6 +176,37 @@ def fill_values(node: slicer.vtkMRMLVolumeNode, values: np.ndarray, affine: np.n
     vtk_to_numpy(data.GetPointData().GetScalars())[:] = values.ravel()
     node.SetAndObserveImageData(data)
     node.SetIJKToRASMatrix(to_vtk(FLIP @ affine))
+
+
+def itk_transform(node: slicer.vtkMRMLTransformNode) -> sitk.Transform:
+    """What a transform node does from parent, LPS mm, from the fixed volume's points to the moving one's.
+
+    Raises
+    ------
+    InputError
+        If it is neither linear nor a displacement grid, or under another transform.
+    """
+    name = f"transform '{node.GetName()}'"
+    if node.GetParentTransformNode() is not None:
+        raise InputError(f"{name}: is under another transform; harden or remove that")
+    if node.IsLinear():
+        matrix = vtk.vtkMatrix4x4()
+        node.GetMatrixTransformFromParent(matrix)
+        lps = FLIP @ to_numpy(matrix) @ FLIP
+        affine = sitk.AffineTransform(3)
+        affine.SetMatrix(lps[:3, :3].ravel().tolist())
+        affine.SetTranslation(lps[:3, 3].tolist())
+        return affine
+    grid = node.GetTransformFromParent()
+    if not isinstance(grid, slicer.vtkOrientedGridTransform) or grid.GetDisplacementGrid() is None:
+        raise InputError(f"{name}: is no displacement grid; convert it in the module Transforms")
+    data = grid.GetDisplacementGrid()
+    vectors = vtk_to_numpy(data.GetPointData().GetScalars()) * (-1.0, -1.0, 1.0) * grid.GetDisplacementScale()
+    affine = np.eye(4)
+    affine[:3, :3] = to_numpy(grid.GetGridDirectionMatrix())[:3, :3] * data.GetSpacing()
+    affine[:3, 3] = data.GetOrigin()
+    image = to_image(vectors.reshape(*reversed(data.GetDimensions()), 3), FLIP @ affine)
+    return sitk.DisplacementFieldTransform(sitk.Cast(image, sitk.sitkVectorFloat64))
 
 
 def grid_transform(displacement: sitk.Image) -> slicer.vtkOrientedGridTransform:

@@ -1,0 +1,196 @@
+"""A lung review from nodes to nodes: real worker processes, and what is seen of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import rendering
+import slicer
+import vtk
+from breath import known_registration, thorax
+from JointRegSegLib.client import Worker
+from JointRegSegLib.errors import InputError
+from JointRegSegLib.scene import layout, lung, results, volumes
+from JointRegSegLib.scene.registrar import Registrar
+
+SIZE = (240, 240)
+
+
+@pytest.fixture(scope="module")
+def worker():
+    with Worker() as worker:
+        yield worker
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return thorax()
+
+
+@pytest.fixture(scope="module")
+def known(pair, tmp_path_factory):
+    return known_registration(tmp_path_factory.mktemp("known"), pair)
+
+
+@pytest.fixture
+def breathing(scene, add, pair, known):
+    """Both scans and their registration in the scene."""
+    nodes = {"fixed": add(pair.fixed, "Inhale"), "moving": add(pair.moving, "Exhale")}
+    return nodes, results.put(scene, *known, nodes["fixed"], nodes["moving"])
+
+
+@pytest.fixture
+def reviewed(worker, scene, breathing):
+    """A review in the scene."""
+    nodes, result = breathing
+    return nodes, lung.LungRun(worker, scene, result, *nodes.values()).wait()
+
+
+def point_list(scene, points: np.ndarray) -> slicer.vtkMRMLMarkupsFiducialNode:
+    node = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode")
+    for x, y, z in points:
+        node.AddControlPoint(-x, -y, z)
+    return node
+
+
+def test_from_nodes_to_nodes(scene, pair, reviewed):
+    _, review = reviewed
+    rows = {row["region"]: row for row in review.report["regions"]}
+    assert {"lungs", "right lung", "left lung", "upper zone", "core"} <= rows.keys()
+    ventilation = volumes.values_of(review.maps["ventilation"])
+    assert rows["lungs"]["ventilation"] > 0.05 and np.isfinite(ventilation).any()
+    # Displacements are those of the known motion, where the lungs are.
+    moved = volumes.values_of(review.maps["displacement"])
+    inside = volumes.values_of(review.result.nodes[lung.LABELS]) > 0
+    assert (np.isfinite(moved) == inside).all()
+    place = np.argwhere(inside)[:, ::-1]
+    here = volumes.placed(volumes.affine_of(review.maps["displacement"]), place)
+    expected = np.linalg.norm(pair.motion(here) - here, axis=1)
+    np.testing.assert_allclose(moved[inside], expected, atol=0.05)
+    text = review.result.nodes[lung.REPORT].GetText()
+    assert lung.find(scene, review.result).report == review.report and "Inhale" not in text
+    assert results.find(scene, review.result.identifier).nodes.keys() == review.result.nodes.keys()
+
+
+def test_again_replaces_and_removing_leaves_nothing(worker, scene, breathing, reviewed):
+    nodes, review = reviewed
+    count = scene.GetNumberOfNodes()
+    lists = {side: point_list(scene, np.array([[0.0, 0, 40], [30, 10, 60]])) for side in nodes}
+    run = lung.LungRun(worker, scene, review.result, *nodes.values(), "exhale", None, lists, {"Patient": "Doe"})
+    again = run.wait()
+    assert scene.GetNumberOfNodes() == count + len(lists)
+    assert any("exchange the two" in text for text in again.report["warnings"])
+    assert again.report["patient"] == {"Patient": "Doe"} and "2 landmarks" in again.report["error"]["source"]
+    lung.remove(again.result)
+    assert lung.find(scene, again.result) is None and not again.maps
+
+
+def test_lungs_of_a_segmentation_bring_their_names(worker, scene, add, pair, breathing):
+    nodes, result = breathing  # segments have names of their own
+    labels = {side: add(getattr(pair, f"{side}_labels"), side, "vtkMRMLLabelMapVolumeNode") for side in nodes}
+    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "lungs")
+    slicer.vtkSlicerSegmentationsModuleLogic.ImportLabelmapToSegmentationNode(labels["fixed"], node)
+    segmentation = node.GetSegmentation()
+    for i, name in enumerate(("R", "L")):
+        segmentation.GetNthSegment(i).SetName(name)
+    for identifier in [segmentation.GetNthSegmentID(i) for i in (2, 3)]:  # liver and heart
+        segmentation.RemoveSegment(identifier)
+    values = volumes.values_of(labels["moving"])
+    values[values > 2] = 0
+    lungs = {"fixed": node, "moving": labels["moving"]}
+    review = lung.LungRun(worker, scene, result, *nodes.values(), "inhale", lungs).wait()
+    assert [row["region"] for row in review.report["regions"]][:3] == ["lungs", "R", "L"]
+    assert review.report["inputs"]["inhale"]["lungs"] == "given"
+
+
+def test_what_cannot_be_reviewed(worker, scene, breathing):
+    nodes, result = breathing
+    with pytest.raises(InputError, match="'inhale' or 'exhale'"):
+        lung.LungRun(worker, scene, result, *nodes.values(), "fixed")
+    with pytest.raises(InputError, match="choose the other list"):
+        lung.LungRun(worker, scene, result, *nodes.values(), points={"fixed": point_list(scene, np.zeros((1, 3)))})
+    empty = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "nothing")
+    with pytest.raises(InputError, match="holds no segment"):
+        lung.LungRun(worker, scene, result, *nodes.values(), lungs={"fixed": empty})
+    bspline = scene.AddNewNodeByClass("vtkMRMLBSplineTransformNode", "spline")
+    bspline.SetAndObserveTransformFromParent(vtk.vtkThinPlateSplineTransform())
+    with pytest.raises(InputError, match="convert it"):
+        lung.LungRun(worker, scene, results.SceneResult(nodes={"transform": bspline}), *nodes.values())
+    before = scene.GetNumberOfNodes()
+    still = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "still")
+    run = lung.LungRun(worker, scene, results.SceneResult(nodes={"transform": still}), *nodes.values())
+    with pytest.raises(InputError, match="two phases of breathing"):
+        run.wait()
+    assert scene.GetNumberOfNodes() == before + 1
+
+
+def test_from_the_console(scene, breathing, tmp_path):
+    """A transform of one's own, without a window; the page names nobody."""
+    nodes, result = breathing
+    registrar = Registrar()
+    try:
+        review = registrar.reviewLungs(result.nodes["transform"], nodes["fixed"], nodes["moving"])
+        page = registrar.writeLungReport(review, tmp_path / "report.html").read_text(encoding="utf-8")
+    finally:
+        registrar.close()
+    assert review.report["regions"][0]["ventilation"] > 0.05
+    assert "not named in this report" in page
+
+
+def test_what_the_scene_knows_of_the_patient(scene, breathing):
+    nodes, _ = breathing
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    constants = slicer.vtkMRMLSubjectHierarchyConstants
+    patient = hierarchy.CreateSubjectItem(hierarchy.GetSceneItemID(), "Doe, Jane")
+    hierarchy.SetItemAttribute(patient, constants.GetDICOMPatientIDAttributeName(), "4711")
+    hierarchy.SetItemAttribute(
+        patient, constants.GetSubjectHierarchyLevelAttributeName(), constants.GetDICOMLevelPatient()
+    )
+    item = hierarchy.GetItemByDataNode(nodes["fixed"]) or hierarchy.CreateItem(patient, nodes["fixed"])
+    hierarchy.SetItemParent(item, patient)
+    assert lung.patient_of(nodes["fixed"]) == {"Volume": "Inhale", "Patient": "Doe, Jane", "ID": "4711"}
+
+
+@pytest.mark.skipif(not rendering.available(), reason="no EGL: install libegl1 libgl1 libgl1-mesa-dri")
+def test_what_is_seen(scene, reviewed):
+    """The lung window; the map on the lungs only, as far as their value says; the motion within the lungs."""
+    nodes, review = reviewed
+    for tag in layout.VIEWS:
+        layout.slice_node(scene, tag).SetDimensions(*SIZE, 1)
+        layout.slice_node(scene, tag).SetOrientation("Coronal")
+    lung.show(scene, review, "displacement")
+    layout.fit(scene, nodes["fixed"])
+    lung.jump(scene, review.report["regions"][0]["center_mm"])
+    assert nodes["fixed"].GetDisplayNode().GetLevel() == -600 and nodes["fixed"].GetDisplayNode().GetWindow() == 1500
+    review.result.nodes[lung.OUTLINE].GetDisplayNode().SetVisibility(False)
+    for node in (*review.maps.values(), review.result.nodes["part"]):  # legends would count as color
+        legend = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(node)
+        if legend is not None:
+            legend.SetVisibility(False)
+    pixels = {tag: rendering.render(scene, tag, SIZE).astype(float) for tag in layout.VIEWS}
+    colored = {tag: np.ptp(picture, axis=-1) > 30 for tag, picture in pixels.items()}
+    assert not colored[layout.FIXED].any()
+    over = colored[layout.COMPARISON]
+    dark = pixels[layout.FIXED].mean(-1) < 150
+    lungs = dark & (pixels[layout.FIXED].mean(-1) > 20)
+    assert 0.05 < over.mean() < 0.6
+    assert (over & ~lungs).sum() < 0.15 * over.sum()  # all but the border lies on lung
+    arrows = colored[layout.DEFORMATION]
+    assert 0.002 < arrows.mean() < 0.3
+    assert (arrows & ~over).sum() < 0.35 * arrows.sum()
+    lung.show_map(scene, review, "ventilation")
+    other = rendering.render(scene, layout.COMPARISON, SIZE).astype(float)
+    assert np.abs(other - pixels[layout.COMPARISON])[over].mean() > 10
+    lung.hide(scene, review)
+    assert not (np.ptp(rendering.render(scene, layout.COMPARISON, SIZE).astype(float), axis=-1) > 30).any()
+
+
+def test_jumping_goes_to_the_region(scene, reviewed):
+    _, review = reviewed
+    lung.show(scene, review, "ventilation")
+    row = review.report["regions"][2]
+    lung.jump(scene, row["center_mm"])
+    for tag in layout.VIEWS:
+        matrix = volumes.to_numpy(layout.slice_node(scene, tag).GetSliceToRAS())
+        center = np.array(row["center_mm"]) * (-1, -1, 1)
+        assert abs((center - matrix[:3, 3]) @ matrix[:3, 2]) < 0.01

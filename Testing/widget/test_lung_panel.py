@@ -1,0 +1,163 @@
+"""The lung review, clicked through: real worker processes, a stand-in for the desktop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from breath import known_registration, thorax
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return thorax()
+
+
+@pytest.fixture(scope="module")
+def known(pair, tmp_path_factory):
+    return known_registration(tmp_path_factory.mktemp("known"), pair)
+
+
+@pytest.fixture
+def breathing(scene, widget, pair, known):
+    """The panel with a registered breath; the inhale is the fixed scan."""
+    from JointRegSegLib.scene import results, volumes
+
+    nodes = []
+    for name, image in (("I", pair.fixed), ("E", pair.moving)):
+        node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+        volumes.fill(node, image)
+        node.CreateDefaultDisplayNodes()
+        nodes.append(node)
+    assert not widget.ui.reviewLungsButton.enabled and "Register" in widget.ui.reviewLungsButton.toolTip
+    widget._parameterNode.result = results.put(scene, *known, *nodes).identifier
+    return widget
+
+
+@pytest.fixture
+def review(breathing, click, wait):
+    """Clicks and waits until the lungs are reviewed, or there is a reason why not."""
+
+    def go(button="reviewLungsButton") -> str:
+        click(getattr(breathing.ui, button))
+        assert breathing.ui.reviewLungsButton.text == "Cancel"
+        wait(lambda: not breathing.lung.busy, 120)
+        return breathing.ui.statusLabel.text
+
+    return go
+
+
+def cells(table, row: int) -> list[str]:
+    return [table.item(row, column).text() for column in range(table.columnCount)]
+
+
+def test_from_click_to_reading(scene, breathing, review, click, wait, monkeypatch, tmp_path):
+    import qt
+    from JointRegSegLib.scene import layout, lung, volumes
+
+    ui, result = breathing.ui, breathing.show.result
+    assert not ui.lungLayoutButton.enabled and not ui.lungReportButton.enabled and ui.lungTable.rowCount == 0
+    assert review() == "The lungs are reviewed."
+    assert "Inhale: lungs of" in ui.lungOrderLabel.text and "exchange" not in ui.lungOrderLabel.text
+    assert "thicker than" in ui.lungWarningsLabel.text
+    names = [cells(ui.lungTable, row)[0] for row in range(ui.lungTable.rowCount)]
+    assert names[:3] == ["lungs", "right lung", "left lung"] and "core" in names
+    assert "±" in cells(ui.lungTable, 0)[3] and "volume change" in ui.lungTable.horizontalHeaderItem(3).text()
+
+    # The reading layout came by itself: the map over the inhale.
+    view = layout.composite(scene, layout.COMPARISON)
+    assert view.GetForegroundVolumeID() == result.get("lung_map_ventilation").GetID()
+    assert layout.composite(scene, layout.WARPED).GetBackgroundVolumeID() == result.get("warped").GetID()
+    ui.lungMeasureSelector.currentIndex = ui.lungMeasureSelector.findData("strain_1")
+    assert view.GetForegroundVolumeID() == result.get("lung_map_strain_1").GetID()
+    assert (
+        breathing._parameterNode.lungMeasure == "strain_1" and "strain" in ui.lungTable.horizontalHeaderItem(3).text()
+    )
+    breathing.ui.playSlider.value = 50  # half a breath
+    assert layout.composite(scene, layout.WARPED).GetBackgroundVolumeID() == result.get("played").GetID()
+    breathing.ui.playSlider.value = 100
+
+    # A row's region is in all views.
+    row = names.index("upper zone")
+    ui.lungTable.cellClicked(row, 1)
+    center = lung.find(scene, result).report["regions"][row]["center_mm"] * np.array([-1, -1, 1])
+    matrix = volumes.to_numpy(layout.slice_node(scene, layout.FIXED).GetSliceToRAS())
+    assert abs((center - matrix[:3, 3]) @ matrix[:3, 2]) < 0.01
+
+    opened = []
+    monkeypatch.setattr(qt.QDesktopServices, "openUrl", lambda url: opened.append(url.toLocalFile()))
+    click(ui.lungReportButton)
+    wait(lambda: opened, 60)
+    page = Path(opened[0]).read_text(encoding="utf-8")
+    assert "Lung review" in page and "not named in this report" in page
+    pdf = tmp_path / "review.pdf"
+    monkeypatch.setattr(qt.QFileDialog, "getSaveFileName", lambda *_: str(pdf))
+    click(ui.lungPdfButton)
+    wait(lambda: not breathing.lung.busy, 60)
+    assert pdf.read_bytes().startswith(b"%PDF") and pdf.stat().st_size > 50_000
+    assert str(pdf) in ui.statusLabel.text
+
+
+def test_the_swap_is_offered_and_the_error_told(scene, breathing, review, pair):
+    """Called the wrong way round, that is said; with landmarks and the patient's name as wanted."""
+    from JointRegSegGui.parameters import Phase
+    from JointRegSegLib.scene import lung
+
+    parameters, ui = breathing._parameterNode, breathing.ui
+    parameters.fixedIs = Phase.EXHALE
+    for side in ("fixed", "moving"):
+        node = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", side)
+        for x, y, z in getattr(pair, f"{side}_points"):
+            node.AddControlPoint(-x, -y, z)
+        setattr(parameters, f"{side}Points", node)
+    parameters.namePatient = True
+    review()
+    assert "exchange the two" in ui.lungOrderLabel.text and "exchange the two" in ui.lungWarningsLabel.text
+    review("exchangeButton")
+    assert parameters.fixedIs is Phase.INHALE and "exchange" not in ui.lungOrderLabel.text
+    report = lung.find(scene, breathing.show.result).report
+    assert "landmarks" in report["error"]["source"] and report["error"]["deviation_mm"] < 0.5
+    assert report["patient"]["Volume"] == "I"
+
+
+def test_what_cannot_be_reviewed_is_told(scene, breathing, review, click, wait):
+    from JointRegSegLib.scene import volumes
+
+    parameters, ui = breathing._parameterNode, breathing.ui
+    parameters.fixedPoints = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "lonely")
+    parameters.fixedPoints.AddControlPoint(0, 0, 0)
+    ui.reviewLungsButton.click()
+    assert "choose the other list" in ui.statusLabel.text
+    parameters.fixedPoints = None
+    transform = breathing.show.result.get("transform")
+    moving = transform.GetNodeReference("spatialRegistrationMoving")
+    volumes.values_of(moving)[:] += 1100  # no CT any more
+    assert "Lung review, Lungs" in review()
+    click(ui.reviewLungsButton)
+    click(ui.reviewLungsButton)  # which is Cancel now
+    wait(lambda: not breathing.lung.busy)
+    assert "Canceled" in ui.statusLabel.text
+    scene.RemoveNode(moving)
+    click(ui.reviewLungsButton)
+    assert "not in the scene anymore" in ui.statusLabel.text
+
+
+def test_lungs_are_chosen(scene, breathing, review, pair):
+    from JointRegSegLib.scene import lung, volumes
+
+    for side in ("fixed", "moving"):
+        node = scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", f"{side} lungs")
+        volumes.fill(node, getattr(pair, f"{side}_labels") * (getattr(pair, f"{side}_labels") <= 2))
+        getattr(breathing.ui, f"{side}LungsSelector").setCurrentNode(node)
+    assert breathing._parameterNode.movingLungs.GetName() == "moving lungs"
+    review()
+    report = lung.find(scene, breathing.show.result).report
+    assert [row["region"] for row in report["regions"]][:3] == ["lungs", "label 1", "label 2"]
+
+
+def test_a_closed_scene_leaves_nothing(scene, breathing, click):
+    click(breathing.ui.reviewLungsButton)
+    scene.Clear(False)
+    assert not breathing.lung.busy and breathing.ui.lungTable.rowCount == 0
+    assert not breathing.ui.reviewLungsButton.enabled
