@@ -53,6 +53,7 @@ class LungPanel:
             (ui.lungLayoutButton, self.show),
             (ui.lungReportButton, self.draw),
             (ui.lungPdfButton, self.draw_pdf),
+            (ui.layoutButton, self.hide),
         ):
             button.connect("clicked(bool)", slot)
         ui.lungTable.connect("cellClicked(int,int)", self.jump)
@@ -66,15 +67,13 @@ class LungPanel:
     def update(self, parameters: Any, result: SceneResult | None) -> None:
         """Bring the section into step with the parameters and the result that is shown."""
         self._parameters, self._result = parameters, result
-        found = lung.find(slicer.mrmlScene, result)
-        if found is None or self._review is None or found.report != self._review.report:
-            self._review = found
+        last, self._review = self._review, lung.find(slicer.mrmlScene, result)
+        shown = None if self._review is None else self._review.result.identifier
+        if last is not None and last.result.identifier != shown:
+            lung.hide(slicer.mrmlScene, last)
         self._enable()
-        seen = (
-            None if result is None else result.identifier,
-            found is None or id(self._review),
-            parameters.lungMeasure,
-        )
+        made = 0 if self._review is None else self._review.result.get(lung.REPORT).GetMTime()
+        seen = (shown, made, parameters.lungMeasure)
         if seen != self._seen:
             self._seen = seen
             self._fill()
@@ -178,6 +177,10 @@ class LungPanel:
         """The reading layout of the review."""
         self._lay_out()
         self._try(lambda: lung.show(slicer.mrmlScene, self._review, self._measure()))
+
+    def hide(self) -> None:
+        """For the reading layout of the registration, which comes in place of the review's."""
+        self._try(lambda: lung.hide(slicer.mrmlScene, self._review))
 
     def jump(self, row: int, column: int = 0) -> None:
         """To the region of a row."""

@@ -85,6 +85,13 @@ def test_from_click_to_reading(scene, breathing, review, click, wait, monkeypatc
     matrix = volumes.to_numpy(layout.slice_node(scene, layout.FIXED).GetSliceToRAS())
     assert abs((center - matrix[:3, 3]) @ matrix[:3, 2]) < 0.01
 
+    outline = result.get("lung_outline").GetDisplayNode()
+    assert outline.GetVisibility()
+    click(ui.layoutButton)  # back to that of the registration
+    assert not outline.GetVisibility() and view.GetForegroundVolumeID() != result.get("lung_map_strain_1").GetID()
+    click(ui.lungLayoutButton)
+    assert outline.GetVisibility() and view.GetForegroundVolumeID() == result.get("lung_map_strain_1").GetID()
+
     opened = []
     monkeypatch.setattr(qt.QDesktopServices, "openUrl", lambda url: opened.append(url.toLocalFile()))
     click(ui.lungReportButton)

@@ -104,7 +104,10 @@ def draw(review: Review) -> Gallery:
 
 
 def colors(review: Review) -> dict[str, dict[str, Any]]:
-    """How to color the maps elsewhere: by name ``low``, ``high``, RGB ``colors`` from low to high, and ``title``."""
+    """How to color the maps elsewhere, by name.
+
+    ``low``, ``high``, RGB ``colors`` from low to high, ``range`` from the least to the greatest value, and ``title``.
+    """
     out = {}
     for name, image in review.maps.items():
         entry = _colors(name, image)
@@ -112,7 +115,10 @@ def colors(review: Review) -> dict[str, dict[str, Any]]:
         if entry.colors is _EXPANSION:
             table[0] = to_rgb(BELOW)  # what is below the end has the color of the end
         title = f"{_described(name).title}{' (mm)' if _described(name).unit else ''}"
-        out[name] = {"low": entry.low, "high": entry.high, "colors": table.round(4).tolist(), "title": title}
+        values = sitk.GetArrayViewFromImage(image)
+        ends = [float(np.nanmin(values)), float(np.nanmax(values))]
+        out[name] = {"low": entry.low, "high": entry.high, "colors": table.round(4).tolist()}
+        out[name] |= {"range": ends, "title": title}
     return out
 
 

@@ -115,7 +115,7 @@ class LungRun(runs.Run):
             for name, mask in self._masks.items():
                 sitk.WriteImage(mask, str(self._folder / f"{name}.nrrd"), useCompression=False)
                 self._names[name] = f"{name}.nrrd"
-            sitk.WriteTransform(self._transform, str(self._folder / "transform.h5"))
+            sitk.WriteTransform(self._transform(), str(self._folder / "transform.h5"))
         except (RuntimeError, OSError, MemoryError) as error:
             self._problem = error
         super()._write()
@@ -211,9 +211,8 @@ def _color(
     display.SetAutoWindowLevel(False)
     display.SetWindowLevelMinMax(colors["low"], colors["high"])
     # NaN, outside the lungs, is not between any two thresholds: the scan shows.
-    low, high = volumes.extremes(volumes.values_of(node))
     display.SetAutoThreshold(False)
-    display.SetThreshold(low, high)
+    display.SetThreshold(*colors["range"])
     display.SetApplyThreshold(True)
 
 
@@ -329,7 +328,9 @@ def hide(scene: slicer.vtkMRMLScene, review: LungReview) -> None:
     outline = review.result.get(OUTLINE)
     if outline is not None:
         outline.GetDisplayNode().SetVisibility(False)
-    layout.composite(scene, layout.COMPARISON).SetForegroundVolumeID(None)
+    view = layout.composite(scene, layout.COMPARISON)
+    if view.GetForegroundVolumeID() in {node.GetID() for node in review.maps.values()}:
+        view.SetForegroundVolumeID(None)
 
 
 def jump(scene: slicer.vtkMRMLScene, center: list[float]) -> None:

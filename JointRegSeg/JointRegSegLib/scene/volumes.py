@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import slicer
 import vtk
@@ -178,8 +180,8 @@ def fill_values(node: slicer.vtkMRMLVolumeNode, values: np.ndarray, affine: np.n
     node.SetIJKToRASMatrix(to_vtk(FLIP @ affine))
 
 
-def itk_transform(node: slicer.vtkMRMLTransformNode) -> sitk.Transform:
-    """What a transform node does from parent, LPS mm, from the fixed volume's points to the moving one's.
+def itk_transform(node: slicer.vtkMRMLTransformNode) -> Callable[[], sitk.Transform]:
+    """Makes, in any thread, what a transform node does from parent: from fixed to moving points, LPS mm.
 
     Raises
     ------
@@ -196,17 +198,21 @@ def itk_transform(node: slicer.vtkMRMLTransformNode) -> sitk.Transform:
         affine = sitk.AffineTransform(3)
         affine.SetMatrix(lps[:3, :3].ravel().tolist())
         affine.SetTranslation(lps[:3, 3].tolist())
-        return affine
+        return lambda: affine
     grid = node.GetTransformFromParent()
     if not isinstance(grid, slicer.vtkOrientedGridTransform) or grid.GetDisplacementGrid() is None:
         raise InputError(f"{name}: is no displacement grid; convert it in the module Transforms")
     data = grid.GetDisplacementGrid()
-    vectors = vtk_to_numpy(data.GetPointData().GetScalars()) * (-1.0, -1.0, 1.0) * grid.GetDisplacementScale()
+    vectors = vtk_to_numpy(data.GetPointData().GetScalars()).reshape(*reversed(data.GetDimensions()), 3)
+    scale = np.array([-1.0, -1.0, 1.0]) * grid.GetDisplacementScale()
     affine = np.eye(4)
     affine[:3, :3] = to_numpy(grid.GetGridDirectionMatrix())[:3, :3] * data.GetSpacing()
     affine[:3, 3] = data.GetOrigin()
-    image = to_image(vectors.reshape(*reversed(data.GetDimensions()), 3), FLIP @ affine)
-    return sitk.DisplacementFieldTransform(sitk.Cast(image, sitk.sitkVectorFloat64))
+
+    def make() -> sitk.Transform:
+        return sitk.DisplacementFieldTransform(to_image(vectors * scale, FLIP @ affine))
+
+    return make
 
 
 def grid_transform(displacement: sitk.Image) -> slicer.vtkOrientedGridTransform:
