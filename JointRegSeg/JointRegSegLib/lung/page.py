@@ -40,7 +40,7 @@ def write_html(review: Review, path: str | Path, printed: bool = False) -> None:
 
 def render(review: Review, printed: bool = False) -> str:
     """The page of `write_html` as a string."""
-    report = review.report
+    report, quality = review.report, review.report["quality"]
     gallery = draw(review)
     return template("printed.html" if printed else "review.html", _HERE).render(
         notice=report["notice"],
@@ -59,9 +59,9 @@ def render(review: Review, printed: bool = False) -> str:
             _of(report, "Densities", _DENSITY, "Shares are of the volume at inhale.", _NO_CT),
         ],
         formulas=_formulas(report),
-        evidence=[_evidence(report), landmarks(report["quality"]), similarity(report["quality"])],
+        evidence=[_evidence(report), landmarks(quality), similarity(quality), regularity(quality)],
         error=report["error"],
-        details=[regularity(report["quality"]), *_details(report)],
+        details=_details(report),
         version=report["versions"]["jointregseg"],
     )
 
