@@ -23,7 +23,10 @@ from .pipeline import check_options, register_and_segment
 from .progress import Progress, silent
 
 REQUIRED = ("fixed", "moving")
-OPTIONAL = ("case", "moving_labels", "fixed_labels", "moving_points", "fixed_points")
+OPTIONAL = (
+    *("case", "moving_labels", "fixed_labels", "moving_points", "fixed_points"),
+    *("moving_organs", "fixed_organs"),
+)
 SUMMARY = "summary.csv"
 #: Seconds between two writings of the summary: thousands of rows that are kept would each write it anew.
 PAUSE = 1.0

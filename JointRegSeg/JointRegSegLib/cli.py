@@ -99,6 +99,9 @@ def _parser() -> argparse.ArgumentParser:
             metavar="P",
             help=f"landmarks of the {side} volume (.csv in LPS mm, .mrk.json, .fcsv, .vtk)",
         )
+    for side in ("moving", "fixed"):
+        text = f"label map of organs of the {side} volume that slide along their surroundings, as lungs do (generic)"
+        one.add_argument(f"--{side}-organs", metavar="L", help=text)
     add_options(one)
     one.set_defaults(run=_register)
 
@@ -164,6 +167,8 @@ def _register(arguments: argparse.Namespace) -> int:
         given.moving_labels,
         given.fixed_points,
         given.moving_points,
+        given.fixed_organs,
+        given.moving_organs,
     )
     output.check_free(given.output, given.overwrite, inputs)
     with Bar() as bar:
@@ -175,6 +180,8 @@ def _register(arguments: argparse.Namespace) -> int:
             moving_labels=arguments.moving_labels,
             fixed_points=arguments.fixed_points,
             moving_points=arguments.moving_points,
+            fixed_organs=arguments.fixed_organs,
+            moving_organs=arguments.moving_organs,
             progress=bar,
         )
         folder = result.save(arguments.output, arguments.overwrite, bar)

@@ -39,7 +39,8 @@ class Estimate:
     """A deformation on a working lattice, its inverse a first approximation only, and what the network saw.
 
     ``*_probabilities`` are (1, K, d, h, w) memberships with the background on ``*_grid``; ``disagreement`` is the mean
-    distance in mm by which the network's own two directions miss each other.
+    distance in mm by which the network's own two directions miss each other. ``sliding`` says that the deformation
+    jumps where an organ slides.
     """
 
     deformation: Deformation
@@ -50,6 +51,7 @@ class Estimate:
     moving_probabilities: torch.Tensor | None = None
     disagreement: float | None = None
     warnings: list[str] | None = None
+    sliding: bool = False
 
 
 def by_model(

@@ -25,6 +25,7 @@ from .progress import Progress, silent, tell
 from .regularize import invertible
 from .result import Registration
 from .similarity import SIMILARITIES, Similarity
+from .sliding import by_organs
 
 #: Largest number of voxels on which displacements are stored; above it every n-th voxel of the fixed grid carries one.
 FIELD_VOXELS = 4_000_000
@@ -59,6 +60,8 @@ def register_and_segment(
     working_size: int | None = None,
     device_name: str = "auto",
     seed: int = 0,
+    fixed_organs: ImageSource | None = None,
+    moving_organs: ImageSource | None = None,
     transform: str | Path | sitk.Transform | None = None,
     progress: Progress = silent,
 ) -> Registration:
@@ -91,6 +94,9 @@ def register_and_segment(
         Where to compute; 'auto' takes a GPU if there is one, and the CPU if its memory does not suffice.
     seed : int
         Of torch's random numbers; the same seed on the same CPU gives the same result.
+    fixed_organs, moving_organs : path or SimpleITK image, optional
+        Label maps, on their images' grids, of organs that slide along their surroundings, as lungs do: `generic` looks
+        at them and what is near them, and finds the motion of each by itself, see `sliding`. All labels count alike.
     transform : path or SimpleITK transform, optional
         Of fixed to moving points, from elsewhere: it is taken as it is and checked, and nothing is estimated.
     progress : callable, optional
@@ -114,6 +120,7 @@ def register_and_segment(
         raise InputError(
             "a transform that is given is taken as it is; leave model and refinement out, or the transform"
         )
+    _check_organs(fixed_organs, moving_organs, str(model), transform)
     given = {
         "fixed": fixed,
         "moving": moving,
@@ -121,6 +128,8 @@ def register_and_segment(
         "moving_labels": moving_labels,
         "fixed_points": fixed_points,
         "moving_points": moving_points,
+        "fixed_organs": fixed_organs,
+        "moving_organs": moving_organs,
         "transform": transform,
     }
     seconds: dict[str, float] = {}
@@ -136,6 +145,10 @@ def register_and_segment(
             "fixed": None if fixed_labels is None else files.read_labels(fixed_labels, fixed_image, "fixed"),
             "moving": None if moving_labels is None else files.read_labels(moving_labels, moving_image, "moving"),
         }
+        organs = [
+            None if given[f"{side}_organs"] is None else files.read_labels(given[f"{side}_organs"], image, side)
+            for side, image in (("fixed", fixed_image), ("moving", moving_image))
+        ]
         landmarks = _landmarks(fixed_points, moving_points, fixed_image, moving_image)
     with _timed(seconds, "loading model"):
         ready = files.read_transform(transform) if isinstance(transform, str | Path) else transform
@@ -150,13 +163,16 @@ def register_and_segment(
         if ready is not None:
             estimate, used = Estimate(Deformation.of_itk(ready, lattice), "world"), torch.device("cpu")
         else:
+            masks = None if organs[0] is None else [files.to_tensor(labels)[0] for labels in organs]
             estimate, used = _estimate(
-                bundle, volumes, refine, similarity, align, working_size, chosen, progress, notes
+                bundle, volumes, masks, refine, similarity, align, working_size, chosen, progress, notes
             )
     with _timed(seconds, "resampling"):
         tell(progress, "resampling", 0.0)
         _check_finite(estimate.deformation)
-        deformation = estimate.deformation if ready is not None else invertible(estimate.deformation.on(lattice))
+        deformation = estimate.deformation.on(lattice)
+        if ready is None and not estimate.sliding:
+            deformation = invertible(deformation)
         result = _assemble(fixed_image, moving_image, labels, deformation, estimate, bundle)
     with _timed(seconds, "checking"):
         tell(progress, "checking", 0.0)
@@ -261,6 +277,16 @@ def _landmarks(
     return pair[0], pair[1]
 
 
+def _check_organs(
+    fixed: ImageSource | None, moving: ImageSource | None, model: str, transform: str | Path | sitk.Transform | None
+) -> None:
+    """Raise `InputError` unless organs are given for both images and `generic`, or for none."""
+    if (fixed is None) != (moving is None):
+        raise InputError("organs that slide have to be outlined in both images; give both label maps, or none")
+    if fixed is not None and (model != models.GENERIC or transform is not None):
+        raise InputError(f"organs that slide are for model '{models.GENERIC}' only; leave them out, or the model")
+
+
 def _check_near(name: str, side: str, landmarks: np.ndarray, grid: Grid) -> None:
     """Refuse landmarks that are farther away from their image than it is long: they are those of something else."""
     index = grid.to_index(landmarks)
@@ -276,6 +302,7 @@ def _check_near(name: str, side: str, landmarks: np.ndarray, grid: Grid) -> None
 def _estimate(
     bundle: models.Bundle | None,
     volumes: list[Volume],
+    organs: list[torch.Tensor] | None,
     refine: int,
     similarity: Similarity,
     align: str | None,
@@ -287,8 +314,11 @@ def _estimate(
     """The estimate, and where it was computed in the end."""
 
     def attempt(where: torch.device) -> Estimate:
+        side = working_size or WORKING_SIZE
+        if organs is not None:
+            return by_organs(*volumes, organs, refine, similarity, side, where, progress)
         if bundle is None:
-            return by_optimization(*volumes, refine, similarity, align, working_size or WORKING_SIZE, where, progress)
+            return by_optimization(*volumes, refine, similarity, align, side, where, progress)
         return by_model(bundle, *volumes, refine, similarity, align, where, progress)
 
     try:

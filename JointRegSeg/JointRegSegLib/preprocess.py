@@ -108,6 +108,12 @@ class Preprocessing:
         return tuple(image / deviation for image in images)
 
 
+def is_ct(values: np.ndarray) -> bool:
+    """Whether values can be CT numbers of a chest in HU: with air, and with tissue."""
+    low, high = np.percentile(values, (0.1, 99.9))
+    return bool(low <= -700 and high >= 0)
+
+
 def _zscore(image: torch.Tensor, resampled: torch.Tensor) -> torch.Tensor:
     low, span = image.min(), image.max() - image.min()
     values = (image[image > low] - low) / span  # so that squares neither vanish nor overflow, whatever the unit

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from . import fields, losses
 from .progress import Progress, silent, tell
-from .similarity import Similarity, dissimilarity
+from .similarity import FLAT, Similarity, dissimilarity
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,14 @@ class Level:
     """One resolution: images averaged over blocks of ``factor``³ voxels, for ``iterations`` steps.
 
     ``rate`` is the first step of Adam in control voxels. Adam moves every parameter equally far, however weak its
-    gradient: on the finest level, where little is left to move, large steps would mostly be noise.
+    gradient: on the finest level, where little is left to move, large steps would mostly be noise. ``control`` is the
+    spacing of the parameters' lattice in voxels of the level's images.
     """
 
     factor: int
     iterations: int
     rate: float
+    control: int = 2
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Objective:
     Attributes
     ----------
     similarity : 'lncc', 'mse' or 'mi'
-        Of the images; ``window`` is the side of local correlation in voxels.
+        Of the images; ``window`` is the side of local correlation in voxels, ``flat`` as in `similarity.FLAT`.
     image, overlap, smoothness, folding, inverse : float
         Weights of image similarity, segmentation agreement, diffusion, folding and inverse inconsistency (which an
         exponential does not have).
@@ -60,14 +62,13 @@ class Objective:
     inverse: float = 0.0
     margin: float = 0.1
     spread: int = 2
+    flat: float = FLAT
 
 
 #: What a bundle's refinement begins with; its manifest may change any of it.
 AFTER_NETWORK = Objective(
     window=3, image=0.3, overlap=1.0, smoothness=0.1, folding=100.0, inverse=0.1, margin=0.3, spread=1
 )
-#: Spacing of the parameters' lattice in voxels of the level's images.
-CONTROL = 2
 
 
 def from_nothing(
@@ -76,8 +77,14 @@ def from_nothing(
     objective: Objective,
     levels: Sequence[Level],
     progress: Progress = silent,
+    regions: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Fit a diffeomorphism to two (1, 1, D, H, W) images on one lattice, coarse to fine.
+
+    ``regions`` are (1, K, D, H, W) memberships in the moving and in the fixed image of K organs that slide along what
+    is around them: each, and the rest, has a diffeomorphism of its own, which counts where the organ is; organs have
+    to come to lie on each other. A smooth deformation would smear their motion into the wall along which they slide
+    (Schmidt-Richberg et al. 2012, doi:10.1016/j.media.2012.03.004).
 
     Returns
     -------
@@ -89,20 +96,37 @@ def from_nothing(
     Canceled
         If ``progress`` asks to stop.
     """
-    velocity = torch.zeros(1, 3, 2, 2, 2, device=moving.device)
+    parts = 1 if regions is None else 1 + regions[0].shape[1]
+    velocity = torch.zeros(parts, 3, 2, 2, 2, device=moving.device)
     for level, told in _told(levels, progress, "deformation"):
         images = [_shrink(x, level.factor) for x in (moving, fixed)]
+        classes = None if regions is None else [_shrink(x, level.factor) for x in regions]
         here = images[0].shape[2:]
-        velocity = fields.resize(velocity, _lattice(here))
+        velocity = fields.resize(velocity, _lattice(here, level.control))
 
-        def motion(change: torch.Tensor, start: torch.Tensor = velocity, shape: tuple = here) -> torch.Tensor:
+        def motion(change: torch.Tensor, start: torch.Tensor = velocity) -> torch.Tensor:
             v = start + change
-            return fields.resize(fields.scale_and_square(torch.cat([v, -v]), 5), shape)
+            return fields.scale_and_square(torch.cat([v, -v]), 5)
 
-        velocity = velocity + _descend(motion, velocity.shape, images, None, objective, level, told)
+        velocity = velocity + _descend(motion, velocity.shape, images, classes, objective, level, told)
     with torch.no_grad():
-        both = fields.resize(fields.scale_and_square(torch.cat([velocity, -velocity])), moving.shape[2:])
+        smooth = fields.resize(fields.scale_and_square(torch.cat([velocity, -velocity])), moving.shape[2:])
+        both = joined(smooth, regions)
         return both[:1], both[1:]
+
+
+def joined(smooth: torch.Tensor, regions: Sequence[torch.Tensor] | None) -> torch.Tensor:
+    """(2, 3, D, H, W) displacements, forward and backward, of (2 (1 + K), 3, D, H, W) of the rest and of K regions.
+
+    ``regions`` are those of the moving and of the fixed image; each direction begins in the other one's.
+    """
+    if regions is None:
+        return smooth
+    ways = []
+    for fields_, region in zip(smooth.chunk(2), regions[::-1], strict=True):
+        shares = torch.cat([1 - region.sum(1, keepdim=True), region], 1)[0, :, None]
+        ways.append((shares * fields_).sum(0, keepdim=True))
+    return torch.cat(ways)
 
 
 def from_network(
@@ -149,7 +173,7 @@ def from_network(
         def motion(change: torch.Tensor, start: torch.Tensor = start, shape: tuple = here) -> torch.Tensor:
             return start + fields.resize(change, shape)
 
-        shape = (2, 3, *_lattice(here))
+        shape = (2, 3, *_lattice(here, level.control))
         change = _descend(motion, shape, images, classes, objective, level, told)
         both = both + fields.resize(change, both.shape[2:])
     return both[:1], both[1:]
@@ -175,13 +199,16 @@ def _descend(
     level: Level,
     told: Callable[[int], None],
 ) -> torch.Tensor:
-    """The smoothed parameters, of ``shape``, for which ``motion`` gives the best displacements (2, 3, D, H, W)."""
+    """The smoothed parameters, of ``shape``, for which ``motion`` gives the best displacements (2 K, 3, …)."""
     with torch.enable_grad():
         parameters = torch.zeros(*shape, device=images[0].device, requires_grad=True)
         adam = torch.optim.Adam([parameters], lr=level.rate)
         for iteration in range(level.iterations):
             told(iteration)
-            loss = joint_objective(motion(_smooth(parameters, objective.spread)), images, classes, objective)
+            smooth = motion(_smooth(parameters, objective.spread))
+            both = fields.resize(smooth, images[0].shape[2:])
+            both = both if len(both) == 2 else joined(both, classes)
+            loss = joint_objective(both, images, classes, objective, smooth)
             adam.zero_grad(set_to_none=True)
             loss.backward()
             # Steps shrink towards the end of a level, which settles the noise of Adam's equal-sized steps.
@@ -192,26 +219,36 @@ def _descend(
 
 
 def joint_objective(
-    both: torch.Tensor, images: list[torch.Tensor], classes: list[torch.Tensor] | None, objective: Objective
+    both: torch.Tensor,
+    images: list[torch.Tensor],
+    classes: list[torch.Tensor] | None,
+    objective: Objective,
+    smooth: torch.Tensor,
 ) -> torch.Tensor:
-    """The objective of (2, 3, D, H, W) displacements, forward and backward, for [moving, fixed] images and classes."""
+    """The objective of (2, 3, D, H, W) displacements, forward and backward, for [moving, fixed] images and classes.
+
+    ``smooth`` are the (…, 3, d, h, w) displacements that have to be regular: those that ``both`` were made of.
+    """
     sources, channels = torch.cat(images), images[0].shape[1]
     if classes is not None:
         sources = torch.cat([sources, torch.cat(classes)], 1)
     warped = fields.warp(sources, both)
-    loss = objective.smoothness * losses.diffusion(both) + objective.folding * losses.folding(both, objective.margin)
+    loss = objective.smoothness * losses.diffusion(smooth)
+    loss = loss + objective.folding * losses.folding(smooth, objective.margin)
     if objective.inverse:
         loss = loss + objective.inverse * losses.inverse_consistency(both[:1], both[1:])
     if classes is not None and objective.overlap:
         loss = loss + objective.overlap * losses.dice(warped[:, channels:], torch.cat(classes[::-1]))
     if objective.image:
         seen, target = warped[:, :channels], torch.cat(images[::-1])
-        loss = loss + objective.image * dissimilarity(objective.similarity, seen, target, objective.window)
+        loss = loss + objective.image * dissimilarity(
+            objective.similarity, seen, target, objective.window, flat=objective.flat
+        )
     return loss
 
 
-def _lattice(shape: Sequence[int]) -> tuple[int, ...]:
-    return tuple(max(-(-n // CONTROL), 2) for n in shape)
+def _lattice(shape: Sequence[int], control: int) -> tuple[int, ...]:
+    return tuple(max(-(-n // control), 2) for n in shape)
 
 
 def _shrink(image: torch.Tensor, factor: int) -> torch.Tensor:

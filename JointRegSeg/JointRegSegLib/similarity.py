@@ -15,11 +15,16 @@ FLAT = 1e-2
 
 
 def dissimilarity(
-    name: Similarity, a: torch.Tensor, b: torch.Tensor, window: int = 5, mask: torch.Tensor | None = None
+    name: Similarity,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    window: int = 5,
+    mask: torch.Tensor | None = None,
+    flat: float = FLAT,
 ) -> torch.Tensor:
     """Local correlation, mean square or mutual information as a loss, for (N, C, D, H, W) images of unit deviation."""
     if name == "lncc":
-        return losses.local_correlation(a, b, window, mask, FLAT)
+        return losses.local_correlation(a, b, window, mask, flat)
     if name == "mse":
         return losses.mse(a, b, mask)
     if name == "mi":

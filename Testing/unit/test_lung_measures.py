@@ -90,6 +90,16 @@ def test_an_expansion_that_varies_in_space():
     np.testing.assert_allclose(found.volume_ratio, expected, rtol=0.01)
 
 
+def test_averages_keep_what_is_uniform_and_calm_what_is_noise():
+    uniform = Expansion.of(deformation(moved(KNOWN)), INSIDE, False, resolution=6.0)
+    np.testing.assert_allclose(uniform.gradient, np.broadcast_to(KNOWN, uniform.gradient.shape), atol=1e-4)
+    noise = 0.05 * np.random.default_rng(0).standard_normal(points().shape)
+    rough, calm = (Expansion.of(deformation(moved(KNOWN) + noise), INSIDE, False, mm) for mm in (0.0, 6.0))
+    missed = [np.std(found.volume_ratio - np.prod(STRETCHES)) for found in (rough, calm)]
+    assert missed[1] < missed[0] / 3
+    np.testing.assert_array_equal(rough.motion, calm.motion)
+
+
 def test_no_lung_and_folds_are_refused():
     with pytest.raises(InputError, match="no lung"):
         Expansion.of(deformation(points()), torch.zeros(GRID.shape, dtype=torch.bool), True)

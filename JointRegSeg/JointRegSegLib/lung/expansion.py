@@ -7,9 +7,14 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from scipy.ndimage import gaussian_filter
 
 from ..deformation import Deformation
 from ..errors import InputError
+
+#: Deviation in mm of the Gaussian over which derivatives of a registration are averaged within the lungs: it resolves
+#: no more, and derivatives of single voxels are mostly noise. A uniform expansion stays what it is.
+RESOLUTION = 6.0
 
 
 @dataclass(frozen=True)
@@ -28,8 +33,12 @@ class Expansion:
     motion: np.ndarray
 
     @classmethod
-    def of(cls, deformation: Deformation, inside: torch.Tensor, fixed_is_inhale: bool) -> Expansion:
+    def of(
+        cls, deformation: Deformation, inside: torch.Tensor, fixed_is_inhale: bool, resolution: float = 0.0
+    ) -> Expansion:
         """The expansion where ``inside`` holds, (D, H, W) bool on the deformation's lattice.
+
+        ``resolution`` is the deviation in mm of a Gaussian over which derivatives are averaged, see `RESOLUTION`.
 
         Raises
         ------
@@ -46,6 +55,8 @@ class Expansion:
             raise InputError(
                 f"the deformation folds in {share:.2g} % of the lung, where no volume can be told; refine it"
             )
+        if resolution:
+            gradient = _averaged(gradient, inside.numpy(), resolution / deformation.grid.spacing[::-1])
         if fixed_is_inhale:
             return cls(np.linalg.inv(gradient), -motion)
         return cls(gradient, motion)
@@ -86,4 +97,17 @@ def _differences(u: np.ndarray, inside: np.ndarray) -> np.ndarray:
             total[(slice(None), *part)] += step * known
             count[part] += known
         out[:, :, axis] = (total / np.maximum(count, 1))[:, inside].T
+    return out
+
+
+def _averaged(values: np.ndarray, inside: np.ndarray, width: np.ndarray) -> np.ndarray:
+    """(n, 3, 3) at the voxels inside as Gaussian means of ``width`` (voxels along D, H, W) over those inside alone."""
+    box = tuple(slice(int(place.min()), int(place.max()) + 1) for place in np.nonzero(inside))
+    inside = inside[box]
+    weight = gaussian_filter(inside.astype(float), width, mode="constant")[inside]
+    out = np.empty_like(values)
+    for row, column in np.ndindex(3, 3):
+        volume = np.zeros(inside.shape)
+        volume[inside] = values[:, row, column]
+        out[:, row, column] = gaussian_filter(volume, width, mode="constant")[inside] / weight
     return out

@@ -16,10 +16,10 @@ from ..canvas import Panel, Stroke, Tile, color_bar, gray, render, round_length
 from ..files import grid_of
 from ..geometry import Grid
 from ..pictures import MOTION, VOLUME, Row, Scale
+from ..preprocess import is_ct
 from ..slices import PLANES, Box, Plane, cut
 from .measures import DERIVED, MEASURES, RESPONSES, Description
 from .reviewing import PHASES, Review
-from .threshold import is_ct
 
 #: Level and width of the window in HU in which lungs are read.
 LEVEL, WIDTH = -600, 1500

@@ -18,6 +18,7 @@ from ..report import (
     verdict_of,
     write_page,
 )
+from .expansion import RESOLUTION
 from .gallery import draw
 from .measures import RESPONSES
 from .reviewing import PHASES, SMOOTHING, Review
@@ -124,8 +125,9 @@ def _formulas(report: dict[str, Any]) -> Table:
         rows,
         "J: volume at inhale for volume at exhale, det F; F: derivative of the map from exhale to inhale; "
         "λ₁ ≥ λ₂ ≥ λ₃: principal stretches, roots of the eigenvalues of FᵀF; ρ: share of tissue, 1 + HU / 1000; "
-        "air: −HU / 1000; M: mass of the lungs at exhale for that at inhale; V: volume. Densities are averaged over "
-        f"{SMOOTHING:g} mm within the lungs, less the voxels at their surface, which hold some of the wall.",
+        "air: −HU / 1000; M: mass of the lungs at exhale for that at inhale; V: volume. F is averaged over "
+        f"{RESOLUTION:g} mm (deviation of a Gaussian) within the lungs, for a registration resolves no more; densities "
+        f"over {SMOOTHING:g} mm within the lungs, less the voxels at their surface, which hold some of the wall.",
     )
 
 

@@ -14,7 +14,7 @@ from .. import fields, files
 from ..deformation import Deformation, displacement_on, scalar_image
 from ..geometry import Grid
 from ..pipeline import field_lattice
-from .expansion import Expansion, derivative
+from .expansion import RESOLUTION, Expansion, derivative
 from .regions import regions
 from .table import Breath
 
@@ -94,6 +94,6 @@ def breathing_pair(transform: sitk.Transform, labels: sitk.Image) -> BreathingPa
         values[values > 0] *= ratio > 0
     lungs, fixed_is_inhale = values > 0, bool(np.mean(ratio) < 1)
     parts = regions(values, grid, {int(v): f"label {v}" for v in np.unique(values) if v})
-    expansion = Expansion.of(deformation, torch.from_numpy(lungs), fixed_is_inhale)
+    expansion = Expansion.of(deformation, torch.from_numpy(lungs), fixed_is_inhale, RESOLUTION)
     breath = Breath(expansion, grid.voxel_volume, fixed_is_inhale)
     return BreathingPair(grid, lungs, breath, {name: mask[lungs] for name, mask in parts.items()})

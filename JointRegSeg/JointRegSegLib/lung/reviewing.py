@@ -16,17 +16,19 @@ import torch
 from scipy import ndimage
 
 from .. import files
+from ..catalog import GENERIC
 from ..deformation import scalar_image
 from ..errors import InputError
 from ..geometry import Grid, resample
 from ..metrics import dice
 from ..output import check_free, complete_or_nothing
 from ..pipeline import NOTICE, ImageSource, PointSource, register_and_segment
+from ..preprocess import is_ct
 from ..progress import Progress, silent, tell
 from ..result import Registration
 from . import checks, measures, threshold
 from .checks import Scan
-from .expansion import Expansion
+from .expansion import RESOLUTION, Expansion
 from .regions import regions
 from .table import Breath, maps, table
 
@@ -173,7 +175,7 @@ def review(
         image, labels, _ = given[phase]
         read[phase] = _scan(phase, image, labels, names, fill)
     found = {phase for phase in PHASES if given[phase][1] is None}
-    ct = all(threshold.is_ct(sitk.GetArrayViewFromImage(scan.image)) for scan in read.values())
+    ct = all(is_ct(sitk.GetArrayViewFromImage(scan.image)) for scan in read.values())
     other = PHASES[1 - PHASES.index(reference)]
     fixed, moving = read[reference], read[other]
     names = dict(threshold.NAMES if reference in found else names or _unnamed(fixed.lungs))
@@ -184,7 +186,7 @@ def review(
     labels = _on(fixed.lungs, fixed.grid, grid)
     parts = regions(labels, grid, names)
     inside = labels > 0
-    expansion = Expansion.of(registration.deformation, torch.from_numpy(inside), reference == "inhale")
+    expansion = Expansion.of(registration.deformation, torch.from_numpy(inside), reference == "inhale", RESOLUTION)
     outline = torch.from_numpy((moving.lungs > 0).astype(np.float32))[None, None]
     carried = registration.deformation.warp(outline, moving.grid, "nearest", 0.0)[0, 0].numpy() > 0.5
     still = resample(outline, moving.grid, grid, mode="nearest", fill=0.0)[0, 0].numpy() > 0.5
@@ -257,7 +259,10 @@ def _registered(
     progress: Progress,
     options: Mapping[str, Any],
 ) -> Registration:
-    """The one place where the two are registered."""
+    """The one place where the two are registered; `generic` lets the lungs slide along the wall."""
+    if transform is None and options.get("model", GENERIC) == GENERIC:
+        organs = [scalar_image((scan.lungs > 0).astype(np.uint8), scan.grid) for scan in (fixed, moving)]
+        options = {**options, "fixed_organs": organs[0], "moving_organs": organs[1]}
     return register_and_segment(
         fixed.image,
         moving.image,

@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from ..errors import InputError
 from ..geometry import Grid
+from ..preprocess import is_ct
 
 #: Values of `lungs`, and their names.
 RIGHT, LEFT = 1, 2
@@ -63,12 +64,6 @@ def lungs(hu: np.ndarray, grid: Grid) -> np.ndarray:
         whole = _closed(both == value, lattice)
         closed[whole & (closed == 0)] = value
     return _at_full_resolution(closed, both, hu, factors)
-
-
-def is_ct(values: np.ndarray) -> bool:
-    """Whether values can be CT numbers of a chest in HU: with air, and with tissue."""
-    low, high = np.percentile(values, (0.1, 99.9))
-    return bool(low <= -700 and high >= 0)
 
 
 def _averaged(hu: np.ndarray, grid: Grid, factors: np.ndarray) -> tuple[np.ndarray, Grid]:

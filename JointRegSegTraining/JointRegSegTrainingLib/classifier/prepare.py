@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from JointRegSegLib import __version__, batch, files
+from JointRegSegLib.catalog import GENERIC
 from JointRegSegLib.errors import InputError, JointRegSegError
 from JointRegSegLib.lung.features import Recipe, prepare, regional
 from JointRegSegLib.lung.pair import BreathingPair, breathing_pair
@@ -20,6 +21,8 @@ from ..cohort import listed
 from .cohort import Pair
 
 _BATCH = ("case", "fixed", "moving", "fixed_labels", "moving_labels")
+#: Lungs slide along the wall, which only `generic` is told to allow for.
+_SLIDING = ("fixed_organs", "moving_organs")
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +58,11 @@ def register(
     table = folder.with_name(f"{folder.name}.csv")
     with table.open("w", newline="", encoding="utf-8") as stream:
         rows = csv.writer(stream)
-        rows.writerow(_BATCH)
-        rows.writerows([getattr(pair, column) or "" for column in _BATCH] for pair in missing)
+        rows.writerow(_BATCH + _SLIDING)
+        for pair in missing:
+            both = (pair.fixed_labels, pair.moving_labels)
+            organs = both if model == GENERIC and all(both) else ("", "")
+            rows.writerow([*(getattr(pair, column) or "" for column in _BATCH), *organs])
     options = {"model": model, "device_name": device_name}
     outcome = batch.run_batch(table, folder, options, finished=_say, workers=workers)
     if outcome.failed:

@@ -1,0 +1,115 @@
+"""`generic` for organs that slide along their surroundings, as lungs do along the chest wall."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from . import fields
+from .affine import register_affine, shrink_to
+from .deformation import Deformation
+from .errors import InputError
+from .estimate import Estimate, Volume
+from .geometry import resample
+from .preprocess import INTENSITIES, is_ct
+from .progress import Progress, silent
+from .refine import Level, Objective, from_nothing
+from .similarity import Similarity
+
+#: What is looked at of an organ's surroundings, in mm; further away they go on as at the border of it.
+MARGIN = 30.0
+#: HU between which CT is looked at: the inside of lungs, and soft tissue. In one window, lung would be all but flat.
+WINDOWS = ((-1000, 0), (-200, 300))
+#: Steps at each resolution. The last one is costly, and fewer would leave a millimeter more of error.
+LEVELS = (Level(4, 40, 0.3), Level(2, 60, 0.3), Level(1, 25, 0.15))
+#: Smoother than without organs: what has to change abruptly does so at their borders. The texture of lung is faint.
+SPREAD, FLAT = 4, 1e-3
+
+
+def by_organs(
+    fixed: Volume,
+    moving: Volume,
+    organs: Sequence[torch.Tensor],
+    refine: int,
+    similarity: Similarity,
+    side: int,
+    device: torch.device,
+    progress: Progress = silent,
+) -> Estimate:
+    """Optimize the organs' motion and that of their surroundings, each by itself; they meet at the organs' borders.
+
+    The organs begin on each other, whatever the images' position. ``refine`` adds steps at full resolution.
+
+    Parameters
+    ----------
+    organs : sequence of torch.Tensor
+        (1, 1, D, H, W) label maps on the lattices of the fixed and of the moving image; all that is not 0 counts alike.
+    side : int
+        Longest side of the working lattice in voxels.
+
+    Raises
+    ------
+    InputError
+        If one of the label maps holds nothing.
+    """
+    names = ("fixed", "moving")
+    for name, labels in zip(names, organs, strict=True):
+        if not bool((labels > 0).any()):
+            raise InputError(f"the label map of the {name} image's organs is empty")
+    still, moved = (_near(v, labels > 0) for v, labels in zip((fixed, moving), organs, strict=True))
+    target, lattice = shrink_to(still.values, still.grid, side)
+    longest = round(float(moved.grid.extent.max() / lattice.spacing.max()))
+    source, partner = shrink_to(moved.values, moved.grid, max(longest, 2))
+    start = np.eye(4)
+    start[:3, 3] = moved.grid.center - still.grid.center
+    target, source = target.to(device), source.to(device)
+    # The organs' shapes alone: what they slide along may have moved the other way.
+    matrix = register_affine(source[:, -1:] - 0.5, partner, target[:, -1:] - 0.5, lattice, start, "mse", progress)
+    source = resample(source, partner, lattice, matrix)
+    coarse, middle, fine = LEVELS
+    levels = (coarse, middle, Level(fine.factor, fine.iterations + refine, fine.rate))
+    objective = Objective(similarity=similarity, overlap=1.0, spread=SPREAD, flat=FLAT)
+    regions = source[:, -1:], target[:, -1:]
+    forward, inverse = from_nothing(source[:, :-1], target[:, :-1], objective, levels, progress, regions)
+    deformation = _shifted(Deformation(lattice, forward.cpu(), inverse.cpu(), matrix))
+    return Estimate(deformation, "organs", sliding=True)
+
+
+def _shifted(deformation: Deformation) -> Deformation:
+    """The same map with a shift alone as its affine part: further away the organs' growth would be carried on."""
+    grid, center = deformation.grid, deformation.grid.center
+    shift = np.eye(4)
+    shift[:3, 3] = deformation.affine[:3, :3] @ center + deformation.affine[:3, 3] - center
+    axes = grid.array_affine
+    there = np.linalg.inv(axes) @ np.linalg.inv(shift) @ deformation.affine @ axes
+    forth, back = (torch.as_tensor(m[None, :3], dtype=torch.float32) for m in (there, np.linalg.inv(there)))
+    begin = fields.then_affine(torch.zeros_like(deformation.inverse), back)
+    return Deformation(
+        grid, fields.then_affine(deformation.displacement, forth), fields.compose(deformation.inverse, begin), shift
+    )
+
+
+def _near(volume: Volume, organ: torch.Tensor) -> Volume:
+    """What is near the organ: (1, C + 1, d, h, w), the last channel the organ itself."""
+    margin = np.ceil(MARGIN / volume.grid.spacing).astype(int)
+    index = organ[0, 0].nonzero().flip(1).numpy()
+    first = np.maximum(index.min(0) - margin, 0)
+    last = np.minimum(index.max(0) + margin + 1, volume.grid.size)
+    (i, j, k), size = first.tolist(), (last - first).tolist()
+    part = tuple(slice(a, a + n) for a, n in zip((k, j, i), reversed(size), strict=True))
+    values, inside = volume.values[(..., *part)], organ[(..., *part)]
+    return Volume(torch.cat([_channels(values), inside.float()], 1), volume.grid.cropped((i, j, k), size))
+
+
+def _channels(values: torch.Tensor) -> torch.Tensor:
+    """(1, C, d, h, w) of unit deviation: a channel for each of `WINDOWS` if these are HU of the chest, or one."""
+    if not is_ct(values.numpy()):
+        return INTENSITIES["zscore"](values, values)
+    windowed = []
+    for low, high in WINDOWS:
+        seen = values.clamp(low, high)
+        some = seen[(seen > low) & (seen < high)]
+        windowed.append((seen - some.mean()) / some.std().clamp_min(1.0))
+    return torch.cat(windowed, 1)

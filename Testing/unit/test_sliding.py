@@ -1,0 +1,63 @@
+"""An organ that slides along its surroundings is found with its own motion, and they with theirs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from JointRegSegLib.errors import InputError
+from JointRegSegLib.estimate import Volume, by_optimization
+from JointRegSegLib.geometry import Grid
+from JointRegSegLib.sliding import by_organs
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+SHAPE = (40, 44, 48)
+#: Way of the organ along D, H, W in voxels of 1.5 x 1.2 x 2 mm; its surroundings stay.
+WAY = (4, 0, 0)
+
+
+@pytest.fixture(scope="module")
+def slid() -> tuple[Volume, Volume, list[torch.Tensor]]:
+    """Fixed and moving image, and the organ in each."""
+    random = np.random.default_rng(0)
+    # Texture of all sizes, as in a body: the fine one alone would repeat too soon for what moves this far.
+    tissue, organ = (
+        sum(width**1.5 * ndimage.gaussian_filter(random.standard_normal(SHAPE), width) for width in (1.2, 2.5, 5))
+        for _ in range(2)
+    )
+    axes = np.diag([2.0, 1.2, 1.5, 1.0])
+    axes[:3, :3] = Rotation.from_euler("xyz", [20, -15, 30], degrees=True).as_matrix() @ axes[:3, :3]
+    grid = Grid(SHAPE[::-1], axes)
+    inside = np.zeros(SHAPE, bool)
+    inside[:, 12:32, 14:34] = True  # from end to end, so that nothing is covered or laid bare
+    images = (np.where(inside, 3 + x, tissue) for x in (organ, np.roll(organ, WAY, (0, 1, 2))))
+    volumes = [Volume(torch.from_numpy(x)[None, None].float(), grid) for x in images]
+    return *volumes, [torch.from_numpy(inside)[None, None].float()] * 2
+
+
+def _errors(found: object, organs: list[torch.Tensor], grid: Grid) -> tuple[float, float]:
+    """Mean error in voxels in the organ, and next to it."""
+    displacement = found.deformation.on(grid).vectors()[0].numpy()[:, 6:-6]
+    inside = organs[0][0, 0, 6:-6].numpy() > 0
+    near = ndimage.binary_dilation(inside, iterations=4) & ~inside
+    truth = grid.array_affine[:3, :3] @ np.array(WAY, float)
+    own = np.linalg.norm(displacement[:, inside] - truth[:, None], axis=0).mean()
+    return own / grid.spacing[2], np.linalg.norm(displacement[:, near], axis=0).mean() / grid.spacing[2]
+
+
+def test_both_motions_are_found(slid):
+    fixed, moving, organs = slid
+    found = by_organs(fixed, moving, organs, 0, "lncc", 64, torch.device("cpu"))
+    own, around = _errors(found, organs, fixed.grid)
+    assert own < 0.5 and around < 0.5
+    np.testing.assert_array_equal(found.deformation.affine[:3, :3], np.eye(3))
+    assert float(found.deformation.round_trip().nanmean()) < 0.2  # it cannot be everywhere: the map jumps
+    smooth = by_optimization(fixed, moving, 0, "lncc", None, 64, torch.device("cpu"))
+    assert max(_errors(smooth, organs, fixed.grid)) > 5 * max(own, around)  # which is what it is for
+
+
+def test_an_organ_that_is_not_there(slid):
+    fixed, moving, organs = slid
+    with pytest.raises(InputError, match="moving image's organs is empty"):
+        by_organs(fixed, moving, [organs[0], 0 * organs[1]], 0, "lncc", 64, torch.device("cpu"))
