@@ -40,7 +40,7 @@ class Estimate:
 
     ``*_probabilities`` are (1, K, d, h, w) memberships with the background on ``*_grid``; ``disagreement`` is the mean
     distance in mm by which the network's own two directions miss each other. ``sliding`` says that the deformation
-    jumps where an organ slides.
+    jumps where an organ slides, and that nothing beyond its lattice was looked at.
     """
 
     deformation: Deformation

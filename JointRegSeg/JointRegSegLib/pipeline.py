@@ -417,7 +417,9 @@ def _figures(
     deformation = result.deformation
     seen = resample(fixed.values, fixed.grid, deformation.grid)
     out: dict[str, Any] = {
-        "similarity": quality.similarity(seen, moving.values, moving.grid, deformation),
+        "similarity": quality.similarity(
+            seen, moving.values, moving.grid, deformation, estimate.deformation.grid if estimate.sliding else None
+        ),
         "regularity": quality.regularity(deformation),
         "two_way_disagreement_mm": estimate.disagreement,
     }

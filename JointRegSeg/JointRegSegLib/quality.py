@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -30,25 +31,31 @@ FEWEST = 8
 
 
 def similarity(
-    fixed: torch.Tensor, moving: torch.Tensor, moving_grid: Grid, deformation: Deformation
+    fixed: torch.Tensor,
+    moving: torch.Tensor,
+    moving_grid: Grid,
+    deformation: Deformation,
+    within: Grid | None = None,
 ) -> dict[str, dict[str, float | None]]:
     """Image similarity before (as the images lie in space) and after, where the two overlap; None without overlap.
 
-    ``fixed`` (1, 1, D, H, W) is on the deformation's grid, ``moving`` on its own.
+    ``fixed`` (1, 1, D, H, W) is on the deformation's grid, ``moving`` on its own; only what lies on the lattice
+    ``within``, if there is one, counts.
     """
     grid = deformation.grid
     out: dict[str, dict[str, float | None]] = {"correlation": {}, "local_correlation": {}, "mutual_information": {}}
     zscore = INTENSITIES["zscore"]
     fixed, moving = zscore(fixed, fixed), zscore(moving, moving)
+    seen = torch.ones_like(fixed, dtype=torch.bool)
+    if within is not None:
+        seen = _between(affine_coordinates(voxel_map(grid, within), grid.shape, fixed), within.shape)
     for moment, motion in (("before", Deformation.identity(grid)), ("after", deformation)):
         matrix = voxel_map(grid, moving_grid, motion.affine)
         at = affine_coordinates(matrix, grid.shape, fixed)
         if moment == "after":
             linear = torch.as_tensor(matrix[:3, :3]).float()
             at = at + torch.einsum("ca,nadhw->ncdhw", linear, motion.displacement)
-        inside = torch.ones_like(at[:, :1], dtype=torch.bool)
-        for axis, n in enumerate(moving.shape[2:]):
-            inside &= (at[:, axis : axis + 1] >= 0) & (at[:, axis : axis + 1] <= n - 1)
+        inside = seen & _between(at, moving.shape[2:])
         if not bool(inside.any()):
             for entry in out.values():
                 entry[moment] = None
@@ -60,6 +67,12 @@ def similarity(
             losses.mutual_information(unit_range(warped), unit_range(fixed), mask=mask)
         )
     return out
+
+
+def _between(index: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Which of the (1, 3, D, H, W) places lie on a lattice of ``shape``: (1, 1, D, H, W) bool."""
+    last = torch.tensor(shape, device=index.device).view(1, 3, 1, 1, 1) - 1
+    return ((index >= 0) & (index <= last)).all(1, keepdim=True)
 
 
 def meager(name: str, image: torch.Tensor) -> list[str]:

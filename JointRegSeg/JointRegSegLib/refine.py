@@ -111,7 +111,8 @@ def from_nothing(
         velocity = velocity + _descend(motion, velocity.shape, images, classes, objective, level, told)
     with torch.no_grad():
         smooth = fields.resize(fields.scale_and_square(torch.cat([velocity, -velocity])), moving.shape[2:])
-        both = joined(smooth, regions)
+        # A voxel is of one of them: half of either motion would be neither.
+        both = joined(smooth, None if regions is None else [(region > 0.5).to(smooth) for region in regions])
         return both[:1], both[1:]
 
 

@@ -157,6 +157,20 @@ def test_no_overlap_after():
     assert found["correlation"]["before"] == pytest.approx(1)
 
 
+def test_likeness_where_was_looked():
+    """Noise beyond the lattice within does not count."""
+    grid = fixed_grid()
+    image = to_tensor(volume(thing(), grid))[0]
+    noisy = image.clone()
+    noisy[..., : grid.size[0] // 2] = torch.rand(noisy[..., : grid.size[0] // 2].shape) * float(image.max())
+    first = (grid.size[0] // 2, 2, 2)
+    within = grid.cropped(first, tuple(n - k for n, k in zip(grid.size, first, strict=True)))
+    still = Deformation.identity(grid)
+    everywhere, there = (quality.similarity(image, noisy, grid, still, lattice) for lattice in (None, within))
+    assert there["correlation"]["after"] == pytest.approx(1, abs=1e-3)
+    assert everywhere["correlation"]["after"] < 0.9
+
+
 def test_overlap():
     labels = label_map(thing(), fixed_grid())
     full = quality.overlap(labels, labels, {1: "one"})

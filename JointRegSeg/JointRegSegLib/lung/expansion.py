@@ -15,6 +15,8 @@ from ..errors import InputError
 #: Deviation in mm of the Gaussian over which derivatives of a registration are averaged within the lungs: it resolves
 #: no more, and derivatives of single voxels are mostly noise. A uniform expansion stays what it is.
 RESOLUTION = 6.0
+#: Share of the lungs' voxels that may fold, at the pleura above all, where tissue slides; they are left out.
+FOLDED = 0.005
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,17 @@ def derivative(deformation: Deformation, inside: torch.Tensor) -> np.ndarray:
     chosen = np.eye(3) + _differences(deformation.displacement[0].double().numpy(), inside.numpy())
     # Index space to millimeters on both sides, then the affine part, which acts last.
     return deformation.affine[:3, :3] @ axes @ chosen @ np.linalg.inv(axes)
+
+
+def unfolded(deformation: Deformation, inside: np.ndarray) -> np.ndarray:
+    """``inside`` (D, H, W) bool without what folds, unless that is more than `FOLDED` of it."""
+    left = inside.copy()
+    while left.sum() > (1 - FOLDED) * inside.sum():
+        kept = np.linalg.det(derivative(deformation, torch.from_numpy(left))) > 0
+        if kept.all():
+            return left
+        left[left] = kept  # whose neighbors have other differences now
+    return inside
 
 
 def _differences(u: np.ndarray, inside: np.ndarray) -> np.ndarray:

@@ -14,12 +14,9 @@ from .. import fields, files
 from ..deformation import Deformation, displacement_on, scalar_image
 from ..geometry import Grid
 from ..pipeline import field_lattice
-from .expansion import RESOLUTION, Expansion, derivative
+from .expansion import RESOLUTION, Expansion, derivative, unfolded
 from .regions import regions
 from .table import Breath
-
-#: Share of the lungs' voxels that may fold, at the pleura above all where tissue slides; they are left out.
-FOLDED = 0.005
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,9 +87,8 @@ def breathing_pair(transform: sitk.Transform, labels: sitk.Image) -> BreathingPa
     # Nothing here reads its inverse.
     deformation = Deformation(grid, displacement, torch.empty(0), np.eye(4))
     ratio = np.linalg.det(derivative(deformation, torch.from_numpy(values > 0)))
-    if 0 < np.mean(ratio <= 0) <= FOLDED:
-        values[values > 0] *= ratio > 0
-    lungs, fixed_is_inhale = values > 0, bool(np.mean(ratio) < 1)
+    values, fixed_is_inhale = values * unfolded(deformation, values > 0), bool(np.mean(ratio) < 1)
+    lungs = values > 0
     parts = regions(values, grid, {int(v): f"label {v}" for v in np.unique(values) if v})
     expansion = Expansion.of(deformation, torch.from_numpy(lungs), fixed_is_inhale, RESOLUTION)
     breath = Breath(expansion, grid.voxel_volume, fixed_is_inhale)

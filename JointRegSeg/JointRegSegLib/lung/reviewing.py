@@ -28,7 +28,7 @@ from ..progress import Progress, silent, tell
 from ..result import Registration
 from . import checks, measures, threshold
 from .checks import Scan
-from .expansion import RESOLUTION, Expansion
+from .expansion import RESOLUTION, Expansion, unfolded
 from .regions import regions
 from .table import Breath, maps, table
 
@@ -184,6 +184,7 @@ def review(
     tell(progress, "measuring", 0.0)
     grid = registration.deformation.grid
     labels = _on(fixed.lungs, fixed.grid, grid)
+    labels *= unfolded(registration.deformation, labels > 0)
     parts = regions(labels, grid, names)
     inside = labels > 0
     expansion = Expansion.of(registration.deformation, torch.from_numpy(inside), reference == "inhale", RESOLUTION)
