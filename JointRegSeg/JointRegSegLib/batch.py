@@ -88,7 +88,7 @@ def read_pairs(table: Path) -> list[dict[str, str]]:
     seen: set[str] = set()
     for number, row in enumerate(rows, 1):
         row["case"] = row.get("case") or f"{number:04d}"
-        if problem := _problem(row["case"], seen):
+        if problem := problem_of(row["case"], seen):
             # No folder can have this name, for it has brackets: it is that of no other case.
             row |= {"case": f"{row['case']} (row {number})", "problem": problem}
         seen.add(row["case"].lower())
@@ -99,7 +99,7 @@ def read_pairs(table: Path) -> list[dict[str, str]]:
     return rows
 
 
-def _problem(case: str, taken: set[str]) -> str | None:
+def problem_of(case: str, taken: set[str]) -> str | None:
     """Why a case cannot have a folder of this name; some file systems know no capitals."""
     if not re.fullmatch(r"\w([\w .+-]*[\w+-])?", case) or case.partition(".")[0].strip().lower() in _RESERVED:
         return f"'{case}' cannot be the name of a folder; name the case otherwise"

@@ -152,6 +152,24 @@ def test_answers_have_doubts_and_a_map(trained, cohort, tmp_path):
         assert (values[~inside] == 0).all() and (values[inside] != 0).mean() > 0.9
 
 
+def test_what_is_not_its_own_stays(trained, cohort, tmp_path):
+    """Neither an answer nor a bundle takes the place of anything else, wherever a case's name may lead."""
+    thesis = tmp_path / "answers" / "p100" / "thesis.txt"
+    thesis.parent.mkdir(parents=True)
+    thesis.write_text("mine")
+    row = {k: v for k, v in person(tmp_path, 100, True).items() if k not in ("diagnosis", "split")}
+    for number, (case, said) in enumerate((("p100", "thesis.txt"), ("../answers/p100", "name of a folder"))):
+        table = write(tmp_path / f"{number}.csv", [row | {"case": case}])
+        words = ("--bundle", trained[0] / "bundle", "--cohort", table, "--run", tmp_path / "answers")
+        done = run(HEADLESS, "--task", "classify", *words)
+        assert done.returncode == 2 and said in done.stderr
+    assert thesis.read_text() == "mine"
+    (tmp_path / "run" / "bundle").mkdir(parents=True)
+    (tmp_path / "run" / "bundle" / "thesis.txt").write_text("mine")
+    done = run(HEADLESS, "--task", "train-classifier", "--cohort", cohort, "--run", tmp_path / "run")
+    assert done.returncode == 2 and "thesis.txt" in done.stderr
+
+
 def test_all_problems_of_a_cohort_are_told_at_once(cohort, tmp_path):
     with cohort.open() as stream:
         rows = list(csv.DictReader(stream))

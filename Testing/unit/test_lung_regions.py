@@ -67,3 +67,10 @@ def test_lungs_at_the_images_border_have_a_surface_there():
 def test_no_lung_is_an_error():
     with pytest.raises(InputError, match="none of right lung, left lung"):
         regions(np.zeros((4, 4, 4), int), Grid.from_geometry((4, 4, 4)), NAMES)
+
+
+@pytest.mark.parametrize("names", [{1: "lung", 2: "lung"}, {1: "lungs", 2: "other"}, {1: "core"}, {1: " "}])
+def test_names_that_would_hide_a_region(names):
+    labels, _ = lungs(grids()[1])
+    with pytest.raises(InputError, match="cannot be the name"):
+        regions(labels, grids()[1], names)

@@ -42,7 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def names(text: str) -> dict[int, str]:
     """Names by value, of ``1=right lung,2=left lung``."""
     try:
-        return {int(value): name.strip() for value, name in (part.split("=", 1) for part in text.split(","))}
+        pairs = [(int(value), name.strip()) for value, name in (part.split("=", 1) for part in text.split(","))]
+        if len(dict(pairs)) < len(pairs):
+            raise argparse.ArgumentTypeError(f"'{text}' names a value twice")
+        return dict(pairs)
     except ValueError:
         raise argparse.ArgumentTypeError(f"'{text}' is not like '1=right lung,2=left lung'") from None
 

@@ -11,11 +11,9 @@ from scipy import ndimage
 from ..geometry import Grid
 from . import table
 from .pair import BreathingPair
-from .regions import WHOLE
+from .regions import WHOLE, ZONES
 
 Motion = Literal["residual", "whole"]
-#: Zones by which figures and answers are told; those of `regions` that all lungs have.
-ZONES = ("upper zone", "middle zone", "lower zone", "ventral half", "dorsal half", "peel", "core")
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ import torch
 from scipy import ndimage
 
 from ..geometry import Grid
-from .features import ZONES, frame
+from .features import frame
 from .pair import BreathingPair
+from .regions import ZONES
 
 #: Side of the occluded cube, and the step between two of them, for the side of the input.
 PATCH, STEP = 1 / 4, 1 / 12

@@ -13,6 +13,8 @@ from ..geometry import Grid
 #: Depth of the peel below the lung's surface in mm; the core lies deeper.
 PEEL = 15.0
 WHOLE = "lungs"
+#: Parts of all lungs, whatever is labeled.
+ZONES = ("upper zone", "middle zone", "lower zone", "ventral half", "dorsal half", "peel", "core")
 
 
 def regions(labels: np.ndarray, grid: Grid, names: Mapping[int, str], peel: float = PEEL) -> dict[str, np.ndarray]:
@@ -37,8 +39,11 @@ def regions(labels: np.ndarray, grid: Grid, names: Mapping[int, str], peel: floa
     Raises
     ------
     InputError
-        If none of the labels is there.
+        If none of the labels is there, or two regions would have one name.
     """
+    for name in names.values():
+        if not name.strip() or name in (WHOLE, *ZONES) or list(names.values()).count(name) > 1:
+            raise InputError(f"'{name}' cannot be the name of a lung or lobe, or is that of two; name each otherwise")
     parts = {name: labels == value for value, name in names.items()}
     lungs = np.any(list(parts.values()), axis=0)
     if not lungs.any():

@@ -119,7 +119,7 @@ def diseased(lungs: np.ndarray, grid: Grid) -> np.ndarray:
     1 in the peel of the lower zone, `CORE` in its core, 0 in the upper two thirds; outside the lungs as at their
     nearest voxel, so that whoever smooths it does not soften the pleura.
     """
-    zones = regions(lungs, grid, dict.fromkeys(map(int, np.unique(lungs[lungs > 0])), "lung"))
+    zones = regions((lungs > 0).astype(np.uint8), grid, {1: "both"})
     lower = zones["lower zone"]
     depth = ndimage.distance_transform_edt(np.pad(lungs > 0, 1), sampling=grid.spacing[::-1])[1:-1, 1:-1, 1:-1]
     nearest = ndimage.distance_transform_edt(lungs == 0, return_distances=False, return_indices=True)

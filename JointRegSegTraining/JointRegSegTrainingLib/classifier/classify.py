@@ -11,7 +11,7 @@ from JointRegSegLib.deformation import scalar_image
 from JointRegSegLib.errors import OutputError
 from JointRegSegLib.lung.classifier import Answer, Classifier
 from JointRegSegLib.lung.occlusion import as_image
-from JointRegSegLib.output import complete_or_nothing
+from JointRegSegLib.output import check_free, complete_or_nothing
 
 from . import prepare
 from .cohort import Pair
@@ -30,15 +30,17 @@ def classify(
     """Judge pairs; those without a transform are registered by the model that the training cohort was registered by.
 
     Writes a folder for each case: `ANSWER`, and `MAP` on the fixed image's lattice, above 0 where the motion spoke for
-    disease and 0 outside the lungs. A case's earlier answer is replaced.
+    disease and 0 outside the lungs. A case's earlier answer is replaced, other files never.
 
     Raises
     ------
     InputError
         If pairs cannot be registered or measured.
     OutputError
-        If the folder cannot be written to.
+        If the folder cannot be written to, or a case's holds something else.
     """
+    for pair in pairs:
+        check_free(folder / pair.case, True, names=(ANSWER, MAP), report=ANSWER)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

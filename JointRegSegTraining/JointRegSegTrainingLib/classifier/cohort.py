@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from JointRegSegLib import batch
 from JointRegSegLib.errors import InputError
 
 from ..cohort import listed
@@ -80,6 +81,8 @@ def read(path: Path, training: bool = True) -> list[Pair]:
         if empty := [key for key in needed if not row[key]]:
             problems.append(f"line {number}: no {' and no '.join(empty)}")
             continue
+        if problem := batch.problem_of(row["case"], set()):
+            problems.append(f"line {number}: {problem}")
         diagnosis, split = row.get("diagnosis", ""), row.get("split") or "train"
         if diagnosis and diagnosis not in DIAGNOSES:
             problems.append(f"line {number}: diagnosis '{diagnosis}' is none of {', '.join(DIAGNOSES)}")

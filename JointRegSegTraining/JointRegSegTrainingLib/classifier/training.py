@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 from JointRegSegLib.errors import OutputError
-from JointRegSegLib.lung.classifier import Classifier, likeness_entry, sigmoid, write_classifier
+from JointRegSegLib.lung.classifier import CARD, WEIGHTS, Classifier, likeness_entry, sigmoid, write_classifier
 from JointRegSegLib.lung.features import Recipe
+from JointRegSegLib.output import check_free
 
 from . import baseline, figures, networks, prepare, report
 from .cohort import Pair
@@ -76,8 +77,11 @@ def train_classifier(
     InputError
         If cases cannot be registered or measured; all of them are named.
     OutputError
-        If the folder cannot be written to.
+        If the folder cannot be written to, or holds files that are not of an earlier training.
     """
+    check_free(folder / BUNDLE, True, names=(CARD, WEIGHTS), report=CARD)
+    if (folder / REPORT).exists() and not (folder / FIGURES).exists():
+        raise OutputError(f"{folder / REPORT}: is not of an earlier training; name another folder")
 
     def stage(name: str) -> Callable[[float], None]:
         first, last = _STAGES[name]
