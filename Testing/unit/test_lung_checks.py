@@ -36,6 +36,18 @@ def test_order_by_volume():
     assert scan(lungs=ball(25)).volume == pytest.approx(large, rel=0.03)
 
 
+def test_a_lobe_that_one_scan_lacks():
+    """Its volume tells nothing of the order."""
+    both = ball(25)
+    both[..., :25] *= 2
+    half = np.where(both == 2, 0, both)
+    assert checks.order(scan(lungs=half), scan("exhale", both)) == []
+    (text,) = checks.missing(scan(lungs=half), scan("exhale", both))
+    assert text.startswith("inhale: label 2")
+    (text,) = checks.missing(scan(lungs=both), scan("exhale", half))
+    assert text.startswith("exhale: label 2")
+
+
 @pytest.mark.parametrize(
     ("middle", "face"),
     [

@@ -55,6 +55,7 @@ class Scan:
 def warnings(inhale: Scan, exhale: Scan, ct: bool) -> list[str]:
     """All that speaks against the two scans; ``ct`` says whether they are in HU."""
     return [
+        *missing(inhale, exhale),
         *order(inhale, exhale),
         *(text for scan in (inhale, exhale) for text in cut_off(scan)),
         *slices(inhale, exhale, ct),
@@ -62,9 +63,23 @@ def warnings(inhale: Scan, exhale: Scan, ct: bool) -> list[str]:
     ]
 
 
+def _values(scan: Scan) -> set[int]:
+    return {int(value) for value in np.unique(scan.lungs) if value}
+
+
+def missing(inhale: Scan, exhale: Scan) -> list[str]:
+    """Labels of lungs or lobes that one of the scans lacks, by density or as drawn."""
+    return [
+        f"{scan.name}: label {', '.join(map(str, sorted(lacking)))} is not there, which the other scan has; "
+        "volumes cannot be compared"
+        for scan, other in ((inhale, exhale), (exhale, inhale))
+        if (lacking := _values(other) - _values(scan))
+    ]
+
+
 def order(inhale: Scan, exhale: Scan) -> list[str]:
-    """Whether the lungs are larger in the scan that is called the inhale."""
-    if inhale.volume >= exhale.volume:
+    """Whether the lungs are larger in the scan that is called the inhale; unknown if one has parts the other lacks."""
+    if _values(inhale) != _values(exhale) or inhale.volume >= exhale.volume:
         return []
     return [
         f"the lungs hold {inhale.volume:.0f} ml in the scan called inhale and {exhale.volume:.0f} ml in the one called "
