@@ -260,7 +260,7 @@ class LungPanel:
 def order(report: dict[str, Any]) -> str:
     """Which scan is the inhale, as the lungs say, as a sentence."""
     text = _("Inhale: lungs of {inhale:.0f} ml; exhale: {exhale:.0f} ml.").format(**report["volumes_ml"])
-    if report["volumes_ml"]["inhale"] < report["volumes_ml"]["exhale"]:
+    if report["exchanged"]:
         return _("{text} The smaller lungs are called inhale: exchange the two.").format(text=text)
     return text
 

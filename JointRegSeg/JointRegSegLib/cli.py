@@ -69,6 +69,7 @@ CURES = {
     "fill": "--fill VALUE",
     "lungs": "--inhale-labels and --exhale-labels",
     "names": "--names",
+    "organs": "--fixed-organs and --moving-organs",
     "model": "--model also takes the folder of a bundle",
     "overwrite": "--overwrite",
     "reference": "--reference",

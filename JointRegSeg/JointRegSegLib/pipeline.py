@@ -97,6 +97,7 @@ def register_and_segment(
     fixed_organs, moving_organs : path or SimpleITK image, optional
         Label maps, on their images' grids, of organs that slide along their surroundings, as lungs do: `generic` looks
         at them and what is near them, and finds the motion of each by itself, see `sliding`. All labels count alike.
+        They begin on each other, so that ``align`` has to be left out.
     transform : path or SimpleITK transform, optional
         Of fixed to moving points, from elsewhere: it is taken as it is and checked, and nothing is estimated.
     progress : callable, optional
@@ -120,7 +121,7 @@ def register_and_segment(
         raise InputError(
             "a transform that is given is taken as it is; leave model and refinement out, or the transform"
         )
-    _check_organs(fixed_organs, moving_organs, str(model), transform)
+    _check_organs(fixed_organs, moving_organs, str(model), align, transform)
     given = {
         "fixed": fixed,
         "moving": moving,
@@ -278,11 +279,19 @@ def _landmarks(
 
 
 def _check_organs(
-    fixed: ImageSource | None, moving: ImageSource | None, model: str, transform: str | Path | sitk.Transform | None
+    fixed: ImageSource | None,
+    moving: ImageSource | None,
+    model: str,
+    align: str | None,
+    transform: str | Path | sitk.Transform | None,
 ) -> None:
     """Raise `InputError` unless organs are given for both images and `generic`, or for none."""
     if (fixed is None) != (moving is None):
-        raise InputError("organs that slide have to be outlined in both images; give both label maps, or none")
+        raise InputError(
+            "organs that slide have to be outlined in both images; give both label maps, or none", "organs"
+        )
+    if fixed is not None and align is not None:
+        raise InputError("organs that slide begin on each other; leave the alignment out, or the organs")
     if fixed is not None and (model != models.GENERIC or transform is not None):
         raise InputError(f"organs that slide are for model '{models.GENERIC}' only; leave them out, or the model")
 

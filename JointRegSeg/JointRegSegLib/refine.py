@@ -26,14 +26,12 @@ class Level:
     """One resolution: images averaged over blocks of ``factor``³ voxels, for ``iterations`` steps.
 
     ``rate`` is the first step of Adam in control voxels. Adam moves every parameter equally far, however weak its
-    gradient: on the finest level, where little is left to move, large steps would mostly be noise. ``control`` is the
-    spacing of the parameters' lattice in voxels of the level's images.
+    gradient: on the finest level, where little is left to move, large steps would mostly be noise.
     """
 
     factor: int
     iterations: int
     rate: float
-    control: int = 2
 
 
 @dataclass(frozen=True)
@@ -69,6 +67,8 @@ class Objective:
 AFTER_NETWORK = Objective(
     window=3, image=0.3, overlap=1.0, smoothness=0.1, folding=100.0, inverse=0.1, margin=0.3, spread=1
 )
+#: Spacing of the parameters' lattice in voxels of the level's images.
+CONTROL = 2
 
 
 def from_nothing(
@@ -79,7 +79,7 @@ def from_nothing(
     progress: Progress = silent,
     regions: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Fit a diffeomorphism to two (1, 1, D, H, W) images on one lattice, coarse to fine.
+    """Fit a diffeomorphism to two (1, C, D, H, W) images on one lattice, coarse to fine.
 
     ``regions`` are (1, K, D, H, W) memberships in the moving and in the fixed image of K organs that slide along what
     is around them: each, and the rest, has a diffeomorphism of its own, which counts where the organ is; organs have
@@ -102,7 +102,7 @@ def from_nothing(
         images = [_shrink(x, level.factor) for x in (moving, fixed)]
         classes = None if regions is None else [_shrink(x, level.factor) for x in regions]
         here = images[0].shape[2:]
-        velocity = fields.resize(velocity, _lattice(here, level.control))
+        velocity = fields.resize(velocity, _lattice(here))
 
         def motion(change: torch.Tensor, start: torch.Tensor = velocity) -> torch.Tensor:
             v = start + change
@@ -117,16 +117,17 @@ def from_nothing(
 
 
 def joined(smooth: torch.Tensor, regions: Sequence[torch.Tensor] | None) -> torch.Tensor:
-    """(2, 3, D, H, W) displacements, forward and backward, of (2 (1 + K), 3, D, H, W) of the rest and of K regions.
+    """(2, 3, D, H, W) voxel displacements, forward and backward, of those of the rest and of K regions.
 
-    ``regions`` are those of the moving and of the fixed image; each direction begins in the other one's.
+    ``smooth`` (2 (1 + K), 3, D, H, W) holds the forward ones of all parts, then the backward ones. ``regions`` are
+    (1, K, D, H, W) in the moving and in the fixed image: forward begins in the fixed one, backward in the moving one.
     """
     if regions is None:
         return smooth
     ways = []
-    for fields_, region in zip(smooth.chunk(2), regions[::-1], strict=True):
+    for of_parts, region in zip(smooth.chunk(2), regions[::-1], strict=True):
         shares = torch.cat([1 - region.sum(1, keepdim=True), region], 1)[0, :, None]
-        ways.append((shares * fields_).sum(0, keepdim=True))
+        ways.append((shares * of_parts).sum(0, keepdim=True))
     return torch.cat(ways)
 
 
@@ -174,7 +175,7 @@ def from_network(
         def motion(change: torch.Tensor, start: torch.Tensor = start, shape: tuple = here) -> torch.Tensor:
             return start + fields.resize(change, shape)
 
-        shape = (2, 3, *_lattice(here, level.control))
+        shape = (2, 3, *_lattice(here))
         change = _descend(motion, shape, images, classes, objective, level, told)
         both = both + fields.resize(change, both.shape[2:])
     return both[:1], both[1:]
@@ -248,8 +249,8 @@ def joint_objective(
     return loss
 
 
-def _lattice(shape: Sequence[int], control: int) -> tuple[int, ...]:
-    return tuple(max(-(-n // control), 2) for n in shape)
+def _lattice(shape: Sequence[int]) -> tuple[int, ...]:
+    return tuple(max(-(-n // CONTROL), 2) for n in shape)
 
 
 def _shrink(image: torch.Tensor, factor: int) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from .similarity import Similarity
 MARGIN = 30.0
 #: HU between which CT is looked at: the inside of lungs, and soft tissue. In one window, lung would be all but flat.
 WINDOWS = ((-1000, 0), (-200, 300))
-#: Steps at each resolution. The last one is costly, and fewer would leave a millimeter more of error.
+#: Steps at each resolution. The last one takes most of the time, and it alone sees the small vessels.
 LEVELS = (Level(4, 40, 0.3), Level(2, 60, 0.3), Level(1, 25, 0.15))
 #: Smoother than without organs: what has to change abruptly does so at their borders. The texture of lung is faint.
 SPREAD, FLAT = 4, 1e-3
@@ -58,7 +59,8 @@ def by_organs(
     for name, labels in zip(names, organs, strict=True):
         if not bool((labels > 0).any()):
             raise InputError(f"the label map of the {name} image's organs is empty")
-    still, moved = (_near(v, labels > 0) for v, labels in zip((fixed, moving), organs, strict=True))
+    ct = all(is_ct(volume.values.numpy()) for volume in (fixed, moving))
+    still, moved = (_near(v, labels > 0, ct) for v, labels in zip((fixed, moving), organs, strict=True))
     target, lattice = shrink_to(still.values, still.grid, side)
     longest = round(float(moved.grid.extent.max() / lattice.spacing.max()))
     source, partner = shrink_to(moved.values, moved.grid, max(longest, 2))
@@ -69,7 +71,7 @@ def by_organs(
     matrix = register_affine(source[:, -1:] - 0.5, partner, target[:, -1:] - 0.5, lattice, start, "mse", progress)
     source = resample(source, partner, lattice, matrix)
     coarse, middle, fine = LEVELS
-    levels = (coarse, middle, Level(fine.factor, fine.iterations + refine, fine.rate))
+    levels = (coarse, middle, replace(fine, iterations=fine.iterations + refine))
     objective = Objective(similarity=similarity, overlap=1.0, spread=SPREAD, flat=FLAT)
     regions = source[:, -1:], target[:, -1:]
     forward, inverse = from_nothing(source[:, :-1], target[:, :-1], objective, levels, progress, regions)
@@ -91,7 +93,7 @@ def _shifted(deformation: Deformation) -> Deformation:
     )
 
 
-def _near(volume: Volume, organ: torch.Tensor) -> Volume:
+def _near(volume: Volume, organ: torch.Tensor, ct: bool) -> Volume:
     """What is near the organ: (1, C + 1, d, h, w), the last channel the organ itself."""
     margin = np.ceil(MARGIN / volume.grid.spacing).astype(int)
     index = organ[0, 0].nonzero().flip(1).numpy()
@@ -100,16 +102,16 @@ def _near(volume: Volume, organ: torch.Tensor) -> Volume:
     (i, j, k), size = first.tolist(), (last - first).tolist()
     part = tuple(slice(a, a + n) for a, n in zip((k, j, i), reversed(size), strict=True))
     values, inside = volume.values[(..., *part)], organ[(..., *part)]
-    return Volume(torch.cat([_channels(values), inside.float()], 1), volume.grid.cropped((i, j, k), size))
+    return Volume(torch.cat([_channels(values, ct), inside.float()], 1), volume.grid.cropped((i, j, k), size))
 
 
-def _channels(values: torch.Tensor) -> torch.Tensor:
-    """(1, C, d, h, w) of unit deviation: a channel for each of `WINDOWS` if these are HU of the chest, or one."""
-    if not is_ct(values.numpy()):
+def _channels(values: torch.Tensor, ct: bool) -> torch.Tensor:
+    """(1, C, d, h, w) of unit deviation: a channel for each of `WINDOWS` of values in HU, or one."""
+    if not ct:
         return INTENSITIES["zscore"](values, values)
     windowed = []
     for low, high in WINDOWS:
         seen = values.clamp(low, high)
         some = seen[(seen > low) & (seen < high)]
-        windowed.append((seen - some.mean()) / some.std().clamp_min(1.0))
+        windowed.append((seen - some.mean()) / some.std().clamp_min(1.0) if len(some) > 1 else torch.zeros_like(seen))
     return torch.cat(windowed, 1)

@@ -174,7 +174,8 @@ class _Server:
         from .files import read_transform
         from .lung.gallery import colors
         from .lung.page import write_html
-        from .lung.reviewing import PHASES, review
+        from .lung.record import PHASES
+        from .lung.reviewing import review
 
         folder, reference = Path(request["folder"]), request["reference"]
         phases = {"fixed": reference, "moving": PHASES[1 - PHASES.index(reference)]}

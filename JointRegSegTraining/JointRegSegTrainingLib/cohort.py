@@ -13,6 +13,7 @@ from pathlib import Path
 from JointRegSegLib.errors import InputError
 
 SPLITS = ("train", "validation", "test")
+REQUIRED = ("image", "subject", "split")
 COLUMNS = ("image", "labels", "subject", "split", "annotated", "labeled_by")
 IMAGES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 
@@ -43,6 +44,27 @@ def stem(path: Path) -> str:
     return path.name[: len(path.name) - len(ending)]
 
 
+def entries(path: Path, required: Sequence[str], columns: Sequence[str]) -> list[dict[str, str]]:
+    """Rows of a CSV by column, stripped.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or its columns are others.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            table = csv.DictReader(file)
+            found, rows = table.fieldnames or [], list(table)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read as CSV ({error})") from None
+    missing, unknown = [c for c in required if c not in found], [c for c in found if c not in columns]
+    if missing or unknown:
+        said = "lacks " + ", ".join(missing) if missing else "has an unknown column " + ", ".join(map(str, unknown))
+        raise InputError(f"{path}: {said}; the columns are {', '.join(columns)}")
+    return [{key: (row.get(key) or "").strip() for key in columns if key in found} for row in rows]
+
+
 def read(path: Path) -> list[Row]:
     """Rows of a cohort CSV, as `look` finds them.
 
@@ -69,21 +91,10 @@ def look(path: Path) -> tuple[list[Row], list[str]]:
     InputError
         If it is no such table at all.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            table = csv.DictReader(file)
-            columns, entries = table.fieldnames or [], list(table)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as CSV ({error})") from None
-    missing = [c for c in ("image", "subject", "split") if c not in columns]
-    unknown = [c for c in columns if c not in COLUMNS]
-    if missing or unknown:
-        said = "lacks " + ", ".join(missing) if missing else "has an unknown column " + ", ".join(map(str, unknown))
-        raise InputError(f"{path}: {said}; the columns are {', '.join(COLUMNS)}")
     rows, problems = [], []
-    for number, entry in enumerate(entries, 2):
-        value = {key: (entry.get(key) or "").strip() for key in COLUMNS}
-        empty = [key for key in ("image", "subject", "split") if not value[key]]
+    for number, entry in enumerate(entries(path, REQUIRED, COLUMNS), 2):
+        value = dict.fromkeys(COLUMNS, "") | entry
+        empty = [key for key in REQUIRED if not value[key]]
         if empty:
             problems.append(f"line {number}: no {' and no '.join(empty)}")
             continue

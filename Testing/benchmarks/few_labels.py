@@ -23,7 +23,8 @@ from JointRegSegTrainingLib import evaluation, subjects
 from JointRegSegTrainingLib.runs import load_run, part
 from scipy.stats import false_discovery_control, mannwhitneyu
 
-SYSTEMS = {"hippocampus": "hippocampus", "brain": "brain"}
+#: Folders of the data, after which the configurations are named, too.
+SYSTEMS = ("hippocampus", "brain")
 APART, TAUGHT, TOGETHER = "apart", "Semi-DeepAtlas", "DeepAtlas"
 MEASURES = {"registration": "dice", "segmentation": "segmentation"}
 
@@ -56,7 +57,7 @@ def main() -> int:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as of jointregseg train")
     parser.add_argument("--output", type=Path, required=True, help="folder of the trainings")
     arguments = parser.parse_args()
-    source = Path(arguments.data) / SYSTEMS[arguments.system]
+    source = Path(arguments.data) / arguments.system
     if not source.is_dir():
         print(f"few_labels: no {source}; give --data or set JOINTREGSEG_DATA", file=sys.stderr)
         return 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from JointRegSegLib import register
 from JointRegSegLib.errors import InputError
 from JointRegSegLib.estimate import Volume, by_optimization
 from JointRegSegLib.geometry import Grid
@@ -61,3 +62,19 @@ def test_an_organ_that_is_not_there(slid):
     fixed, moving, organs = slid
     with pytest.raises(InputError, match="moving image's organs is empty"):
         by_organs(fixed, moving, [organs[0], 0 * organs[1]], 0, "lncc", 64, torch.device("cpu"))
+
+
+BOTH = {"fixed_organs": "f.nii.gz", "moving_organs": "m.nii.gz"}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"fixed_organs": "f.nii.gz"}, "in both images"),
+        (BOTH | {"align": "center"}, "leave the alignment out"),
+        (BOTH | {"model": "symmetric-hippocampus"}, "'generic' only"),
+    ],
+)
+def test_what_does_not_go_with_organs(options, said):
+    with pytest.raises(InputError, match=said):
+        register("a.nii.gz", "b.nii.gz", **options)

@@ -19,7 +19,8 @@ from ..pictures import MOTION, VOLUME, Row, Scale
 from ..preprocess import is_ct
 from ..slices import PLANES, Box, Plane, cut
 from .measures import DERIVED, MEASURES, RESPONSES, Description
-from .reviewing import PHASES, Review
+from .record import PHASES
+from .reviewing import Review
 
 #: Level and width of the window in HU in which lungs are read.
 LEVEL, WIDTH = -600, 1500

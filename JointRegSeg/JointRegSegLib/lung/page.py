@@ -21,7 +21,8 @@ from ..report import (
 from .expansion import RESOLUTION
 from .gallery import draw
 from .measures import RESPONSES
-from .reviewing import PHASES, SMOOTHING, Review
+from .record import PHASES
+from .reviewing import SMOOTHING, Review
 
 _HERE = Path(__file__).parent
 

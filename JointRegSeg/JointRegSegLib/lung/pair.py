@@ -14,7 +14,7 @@ from .. import fields, files
 from ..deformation import Deformation, displacement_on, scalar_image
 from ..geometry import Grid
 from ..pipeline import field_lattice
-from .expansion import RESOLUTION, Expansion, derivative, unfolded
+from .expansion import RESOLUTION, Expansion, unfolded
 from .regions import regions
 from .table import Breath
 
@@ -86,8 +86,8 @@ def breathing_pair(transform: sitk.Transform, labels: sitk.Image) -> BreathingPa
     displacement = fields.to_voxel(torch.from_numpy(np.ascontiguousarray(vectors))[None], grid)
     # Nothing here reads its inverse.
     deformation = Deformation(grid, displacement, torch.empty(0), np.eye(4))
-    ratio = np.linalg.det(derivative(deformation, torch.from_numpy(values > 0)))
-    values, fixed_is_inhale = values * unfolded(deformation, values > 0), bool(np.mean(ratio) < 1)
+    fixed_is_inhale = bool(deformation.jacobian()[0, 0].numpy()[values > 0].mean() < 1)
+    values *= unfolded(deformation, values > 0)
     lungs = values > 0
     parts = regions(values, grid, {int(v): f"label {v}" for v in np.unique(values) if v})
     expansion = Expansion.of(deformation, torch.from_numpy(lungs), fixed_is_inhale, RESOLUTION)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Mapping
@@ -20,32 +19,22 @@ from ..catalog import GENERIC
 from ..deformation import scalar_image
 from ..errors import InputError
 from ..geometry import Grid, resample
-from ..metrics import dice
 from ..output import check_free, complete_or_nothing
-from ..pipeline import NOTICE, ImageSource, PointSource, register_and_segment
+from ..pipeline import ImageSource, PointSource, register_and_segment
 from ..preprocess import is_ct
 from ..progress import Progress, silent, tell
 from ..result import Registration
 from . import checks, measures, threshold
 from .checks import Scan
+from .evidence import LENGTH, doubts, error_of, evidence_of, shifted
 from .expansion import RESOLUTION, Expansion, unfolded
+from .record import PHASES, record
 from .regions import regions
 from .table import Breath, maps, table
 
-PHASES = ("inhale", "exhale")
-#: Correlation length in mm of the displacement's error, which no single pair can tell.
-LENGTH = 10.0
 #: Width in mm (deviation of a Gaussian) over which densities are averaged: ratios of single voxels are mostly noise.
 SMOOTHING = 3.0
 REPORT, TABLE, PAGE = "review.json", "table.csv", "report.html"
-#: What names a person, asked for only: DICOM tag and what the report calls it.
-PATIENT = {
-    "0010|0010": "Name",
-    "0010|0020": "ID",
-    "0010|0030": "Birth date",
-    "0008|0020": "Study date",
-    "0008|0050": "Accession number",
-}
 #: All names that the folder of a review can hold.
 NAMES = {
     *(f"map_{name}.nii.gz" for name in (*measures.MEASURES, *measures.DERIVED)),
@@ -191,8 +180,8 @@ def review(
     outline = torch.from_numpy((moving.lungs > 0).astype(np.float32))[None, None]
     carried = registration.deformation.warp(outline, moving.grid, "nearest", 0.0)[0, 0].numpy() > 0.5
     still = resample(outline, moving.grid, grid, mode="nearest", fill=0.0)[0, 0].numpy() > 0.5
-    evidence = _evidence(registration, moving, inside, carried, still)
-    error = _error(registration.report["quality"], evidence)
+    evidence = evidence_of(registration, moving, inside, carried, still)
+    error = error_of(registration.report["quality"], evidence)
     densities = _densities(registration, inside, carried, reference) if ct else {}
     breath = Breath(
         expansion, grid.voxel_volume, reference == "inhale", **densities, error=error["deviation_mm"], length=LENGTH
@@ -205,13 +194,13 @@ def review(
     warnings = [
         *checks.warnings(read["inhale"], read["exhale"], ct),
         *checks.sides(fixed.lungs, fixed.grid, names),
-        *_doubts(evidence, other),
-        *_shifted({row["region"]: row["displacement"] for row in rows}),
+        *doubts(evidence, other),
+        *shifted({row["region"]: row["displacement"] for row in rows}),
     ]
     for row in rows:
         row["center_mm"] = _center(parts[row["region"]], grid)
     sources = {**given, "transform": transform}
-    report = _report(registration, read, rows, warnings, evidence, error, sources, found, reference, values, patient)
+    report = record(registration, read, rows, warnings, evidence, error, sources, found, reference, values, patient)
     report["ct"] = ct
     report["seconds"]["total"] = time.perf_counter() - began
     tell(progress, "measuring", 1.0)
@@ -307,73 +296,6 @@ def _densities(
     return {"inhale": seen, "exhale": warped} if reference == "inhale" else {"inhale": warped, "exhale": seen}
 
 
-def _evidence(
-    registration: Registration, moving: Scan, inside: np.ndarray, carried: np.ndarray, still: np.ndarray
-) -> dict[str, float]:
-    """How well the deformation brings the lungs together: those of the moving scan, ``carried`` and as they lie."""
-    deformation = registration.deformation
-    grid = deformation.grid
-    vectors = deformation.vectors()[0][:, torch.from_numpy(inside)].T.double().numpy()
-    there = grid.to_world(np.argwhere(inside)[:, ::-1]) + vectors
-    ratio = deformation.jacobian()[0, 0].numpy()[inside]
-    returning = deformation.round_trip(world=True)[0, 0].numpy()[inside]
-    return {
-        "dice_before": dice(still, inside, [True])[True],
-        "dice_after": dice(carried, inside, [True])[True],
-        "surfaces_mm": checks.surface_distance(carried, inside, grid.spacing[::-1]),
-        "inverse_consistency_mm": float(np.sqrt(np.nanmean(returning**2))) if np.isfinite(returning).any() else 0.0,
-        "unseen_share": float(1 - moving.grid.contains(there).mean()),
-        "carried_ml": float(ratio.sum() * grid.voxel_volume / 1000),
-        "segmented_ml": moving.volume,
-    }
-
-
-def _error(quality: Mapping[str, Any], evidence: Mapping[str, float]) -> dict[str, Any]:
-    """Deviation of one component of the displacement in mm, its correlation length, and what it was taken from."""
-    points = quality.get("landmarks")
-    if points:
-        after = points["after_mm"]
-        deviation = float(np.hypot(after["mean"], after["std"]) / np.sqrt(3))
-        source = f"the target registration error at {points['count']} landmarks, divided by √3"
-    else:
-        deviation = float(np.hypot(evidence["surfaces_mm"], evidence["inverse_consistency_mm"]))
-        source = (
-            "the distance between the lungs' surfaces after registration and the inverse consistency in the lungs, "
-            "for want of landmarks: inside the lungs it may be larger or smaller"
-        )
-    return {"deviation_mm": deviation, "length_mm": LENGTH, "source": source}
-
-
-def _doubts(evidence: Mapping[str, float], other: str) -> list[str]:
-    """What the lungs say against the registration."""
-    out = []
-    if evidence["dice_after"] < evidence["dice_before"]:
-        out.append("the lungs overlap less after registration than before")
-    if evidence["unseen_share"] > checks.UNSEEN:
-        share = 100 * evidence["unseen_share"]
-        out.append(f"{share:.0f} % of the lungs lie outside the {other} image, where the deformation is a guess")
-    carried, own = evidence["carried_ml"], evidence["segmented_ml"]
-    if abs(carried - own) > checks.DISAGREE * own:
-        out.append(
-            f"the deformation gives the lungs {carried:.0f} ml at {other}, their outlines hold {own:.0f} ml: "
-            f"volumes are uncertain by {100 * abs(carried / own - 1):.0f} %"
-        )
-    if evidence["surfaces_mm"] > checks.SURFACES:
-        out.append(f"after registration the lungs' surfaces are {evidence['surfaces_mm']:.1f} mm apart")
-    return out
-
-
-def _shifted(motion: Mapping[str, float]) -> list[str]:
-    """Whether the scans lie apart: lungs hang from their apex, so that it hardly moves when they breathe."""
-    upper, lower = motion.get("upper zone", 0.0), motion.get("lower zone", 0.0)
-    if upper <= max(checks.HANGING, lower):
-        return []
-    return [
-        f"the upper zone moves by {upper:.0f} mm, farther than the lower one: the scans do not lie in one frame; "
-        "motion holds that shift, volumes and strains do not"
-    ]
-
-
 def _center(mask: np.ndarray, grid: Grid) -> list[float]:
     """The voxel of a region (LPS mm) that is nearest to its centroid: a place to look at."""
     points = grid.to_world(np.argwhere(mask)[:, ::-1])
@@ -384,94 +306,6 @@ def _spread(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
     out = np.full(inside.shape, np.nan, np.float32)
     out[inside] = values
     return out
-
-
-def _report(
-    registration: Registration,
-    scans: Mapping[str, Scan],
-    rows: list[dict[str, Any]],
-    warnings: list[str],
-    evidence: Mapping[str, float],
-    error: Mapping[str, Any],
-    sources: Mapping[str, Any],
-    found: set[str],
-    reference: str,
-    values: Mapping[str, np.ndarray],
-    patient: bool | Mapping[str, str],
-) -> dict[str, Any]:
-    """What ``review.json`` holds. Paths may name a person: they are left out unless the patient is to be named."""
-    own = registration.report
-    described = measures.MEASURES | measures.DERIVED
-    report = {
-        "notice": NOTICE,
-        "verdict": _verdict(own["verdict"], warnings),
-        "warnings": [*own["warnings"], *warnings],
-        "reference": reference,
-        "volumes_ml": {phase: scan.volume for phase, scan in scans.items()},
-        "evidence": dict(evidence),
-        "error": dict(error),
-        "quality": own["quality"],
-        "regions": [{key: _plain(value) for key, value in row.items()} for row in rows],
-        "measures": {
-            name: {key: getattr(described[name], key) for key in ("title", "unit", "formula", "source")}
-            for name in [*values, "inspired_fraction", "heterogeneity"]
-        },
-        "inputs": {
-            phase: {
-                "size": list(scan.image.GetSize()),
-                "spacing_mm": [round(s, 6) for s in scan.image.GetSpacing()],
-                "type": scan.image.GetPixelIDTypeAsString(),
-                **scan.tags,
-                "lungs": "found by density" if phase in found else "given",
-                "sha256": _checksum(sources[phase][0]),
-            }
-            for phase, scan in scans.items()
-        },
-        **{key: own[key] for key in ("model", "device", "notes", "versions")},
-        # A bundle's folder may be named after a person; its name and checksum say which it is.
-        "settings": own["settings"] | {"model": own["model"]["name"]},
-        "seconds": dict(own["seconds"]),
-    }
-    if patient:
-        told = dict(patient) if isinstance(patient, Mapping) else {}
-        for phase in PHASES if patient is True else ():
-            source = sources[phase][0]
-            told |= {f"{title} ({phase})": text for title, text in files.tags(source, PATIENT).items()}
-            if isinstance(source, str | Path):
-                told[f"File ({phase})"] = str(source)
-        if patient is True and isinstance(sources["transform"], str | Path):
-            told["Transform"] = str(sources["transform"])
-        report["patient"] = told
-    return report
-
-
-def _verdict(verdict: Mapping[str, Any], warnings: list[str]) -> dict[str, Any]:
-    """The registration's verdict, which is no green one if something speaks against the scans."""
-    if not warnings:
-        return dict(verdict)
-    reasons = [*warnings, *(verdict["reasons"] if verdict["color"] != "green" else [])]
-    color = "amber" if verdict["color"] == "green" else verdict["color"]
-    return {**verdict, "color": color, "reasons": reasons}
-
-
-def _checksum(source: ImageSource) -> str:
-    """SHA-256 of a file, of a folder's files one after the other by name, or of the voxels of an image in memory."""
-    digest = hashlib.sha256()
-    if isinstance(source, sitk.Image):
-        digest.update(np.ascontiguousarray(sitk.GetArrayViewFromImage(source)))
-        return digest.hexdigest()
-    path = Path(source)
-    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-        if file.is_file():
-            with file.open("rb") as stream:
-                while block := stream.read(1 << 20):
-                    digest.update(block)
-    return digest.hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no NaN."""
-    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _cell(value: Any) -> str:

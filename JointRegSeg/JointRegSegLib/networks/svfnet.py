@@ -121,11 +121,9 @@ class SVFNet(RegistrationNetwork):
             again = self._features(stacked(carried[:n], carried[n:], self.symmetric))
             velocity = velocity + self._velocity(again, n)
         velocity = torch.cat([velocity, -velocity])
-        displacement, velocity = (
-            fields.resize(x, shape) for x in (fields.scale_and_square(velocity, SQUARINGS), velocity)
-        )
+        displacement = fields.resize(fields.scale_and_square(velocity, SQUARINGS), shape)
         scores = None if self.classifier is None else self.classifier(features).float()
-        levels = [Level(displacement, None, velocity=velocity)]
+        levels = [Level(displacement, None, velocity=fields.resize(velocity, shape))]
         return Prediction.split(n, displacement, None, scores, levels)
 
     def _velocity(self, features: torch.Tensor, n: int) -> torch.Tensor:

@@ -236,7 +236,9 @@ def find(scene: slicer.vtkMRMLScene, result: SceneResult | None) -> LungReview |
         report = json.loads(node.GetText()) if node is not None else None
     except ValueError:  # users can edit it
         return None
-    whole = isinstance(report, dict) and {"regions", "warnings", "volumes_ml", "reference"} <= report.keys()
+    whole = (
+        isinstance(report, dict) and {"regions", "warnings", "exchanged", "volumes_ml", "reference"} <= report.keys()
+    )
     return LungReview(result, report) if whole else None
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from JointRegSegLib import batch
 from JointRegSegLib.errors import InputError
 
-from ..cohort import listed
+from ..cohort import entries, listed
 
 DIAGNOSES = ("healthy", "diseased")
 SPLITS = ("train", "test")
@@ -39,27 +37,6 @@ class Pair:
     diseased: bool | None = None
     split: str = "train"
     transform: Path | None = None
-
-
-def entries(path: Path, required: Sequence[str], columns: Sequence[str]) -> list[dict[str, str]]:
-    """Rows of a CSV by column, stripped.
-
-    Raises
-    ------
-    InputError
-        If it cannot be read, or its columns are others.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            table = csv.DictReader(file)
-            found, rows = table.fieldnames or [], list(table)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as CSV ({error})") from None
-    missing, unknown = [c for c in required if c not in found], [c for c in found if c not in columns]
-    if missing or unknown:
-        said = "lacks " + ", ".join(missing) if missing else "has an unknown column " + ", ".join(map(str, unknown))
-        raise InputError(f"{path}: {said}; the columns are {', '.join(columns)}")
-    return [{key: (row.get(key) or "").strip() for key in columns if key in found} for row in rows]
 
 
 def read(path: Path, training: bool = True) -> list[Pair]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from JointRegSegLib.errors import OutputError
+from JointRegSegLib import __version__
 from JointRegSegLib.pipeline import NOTICE
+from JointRegSegLib.report import template, write_page
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
@@ -50,12 +49,8 @@ def write(path: Path, card: dict[str, Any], found: dict[str, Any], rows: list[di
     OutputError
         If the file cannot be written.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters["data"] = lambda png: f"data:image/png;base64,{base64.b64encode(png).decode()}"
     training = card["training"]
-    page = environment.get_template("report.html").render(
+    page = template("curves.html", Path(__file__).parent).render(
         name=card["name"],
         notice=NOTICE,
         training=training,
@@ -63,11 +58,9 @@ def write(path: Path, card: dict[str, Any], found: dict[str, Any], rows: list[di
         parts=[_part(key, found[key]) for key in _PARTS if key in found],
         plots=[_roc(rows), _calibration(found["reliability"]), *_permutation(found)],
         chance=_chance(found["permutation"]),
+        version=__version__,
     )
-    try:
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror}); check space and permissions") from None
+    write_page(page, path)
 
 
 def _verdicts(counts: dict[str, int]) -> str:
