@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import math
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +17,15 @@ from typing import Any
 from tqdm import tqdm
 
 from . import cluster, device, files, models, output
-from .errors import Canceled, InputError, JointRegSegError, OutputError, reading
+from .errors import Canceled, InputError, JointRegSegError, OutputError
 from .pipeline import check_options, register_and_segment
 from .progress import Progress, silent
+from .tables import read_table
 
 REQUIRED = ("fixed", "moving")
-OPTIONAL = (
-    *("case", "moving_labels", "fixed_labels", "moving_points", "fixed_points"),
-    *("moving_organs", "fixed_organs"),
-)
+#: That slide along their surroundings.
+ORGANS = ("moving_organs", "fixed_organs")
+OPTIONAL = ("case", "moving_labels", "fixed_labels", "moving_points", "fixed_points", *ORGANS)
 SUMMARY = "summary.csv"
 #: Seconds between two writings of the summary: thousands of rows that are kept would each write it anew.
 PAUSE = 1.0
@@ -58,7 +57,6 @@ class Outcome:
 def read_pairs(table: Path) -> list[dict[str, str]]:
     """Rows of a CSV of pairs, with the folder name of each under ``case`` and paths relative to the table resolved.
 
-    Values are separated by the one of comma, semicolon and tab that is most frequent in the line of the columns.
     A row whose case cannot be a folder of its own is given another name, and has the reason under ``problem``.
 
     Raises
@@ -66,23 +64,7 @@ def read_pairs(table: Path) -> list[dict[str, str]]:
     InputError
         If the table cannot be read, lacks a column, has unknown ones, or is empty.
     """
-    try:
-        with reading(table):
-            if table.is_dir():
-                raise InputError(f"{table}: is a folder; give a CSV with columns fixed and moving")
-            if not table.exists():
-                raise InputError(f"{table}: no such file; give a CSV with columns fixed and moving")
-            text = table.read_text(encoding="utf-8-sig")
-        reader = csv.reader(io.StringIO(text), delimiter=max(",;\t", key=text.partition("\n")[0].count))
-        columns = [cell.strip().lower() for cell in next(reader, [])]
-        rows = [dict(zip(columns, map(str.strip, cells), strict=False)) for cells in reader if cells]
-    except (csv.Error, UnicodeDecodeError):
-        raise InputError(f"{table}: cannot be read as CSV text; save it as comma-separated UTF-8") from None
-    missing = [c for c in REQUIRED if c not in columns]
-    unknown = [c for c in columns if c not in REQUIRED + OPTIONAL]
-    if missing or unknown:
-        problem = f"lacks the column {missing[0]}" if missing else f"has an unknown column '{unknown[0]}'"
-        raise InputError(f"{table}: {problem}; columns are {', '.join(REQUIRED)} and optionally {', '.join(OPTIONAL)}")
+    rows = read_table(table, REQUIRED, OPTIONAL)
     if not rows:
         raise InputError(f"{table}: holds no pairs")
     seen: set[str] = set()
@@ -150,6 +132,7 @@ def run_batch(
     """
     pairs = {pair["case"]: pair for pair in read_pairs(table)}
     check_options(**options)
+    _check_organs(table, pairs.values(), options)
     if workers < 1:
         raise InputError(f"workers takes a whole number of 1 or more, not {workers}")
     weights = None
@@ -208,6 +191,19 @@ def run_batch(
             if rows:
                 summarize()
     return Outcome([rows[case] for case in pairs], folder / SUMMARY)
+
+
+def _check_organs(table: Path, pairs: Iterable[dict[str, str]], options: dict[str, Any]) -> None:
+    """Refuse options with which every pair that names organs would fail."""
+    if not any(pair.get(column) for pair in pairs for column in ORGANS):
+        return
+    if str(options.get("model", models.GENERIC)) != models.GENERIC:
+        raise InputError(
+            f"{table}: organs that slide are for model '{models.GENERIC}' only; leave the columns "
+            f"{' and '.join(ORGANS)} out, or the model"
+        )
+    if options.get("align") is not None:
+        raise InputError(f"{table}: organs that slide begin on each other; leave the alignment out, or the organs")
 
 
 @contextmanager

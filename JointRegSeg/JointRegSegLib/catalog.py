@@ -106,8 +106,11 @@ def _check(manifest: dict[str, Any]) -> None:
 
 
 def require_version(manifest: dict[str, Any], folder: Path) -> None:
-    """Raise `ModelError` if a bundle needs a newer version of this library."""
-    needed, here = ([int(part) for part in text.split(".")[:3]] for text in (manifest["requires"], __version__))
+    """Raise `ModelError` if a bundle needs a newer version of this library, or does not say which."""
+    try:
+        needed, here = ([int(part) for part in text.split(".")[:3]] for text in (manifest["requires"], __version__))
+    except ValueError:
+        raise ModelError(f"{folder}: '{manifest['requires']}' is no version to require; get the bundle anew") from None
     if needed > here:
         raise ModelError(f"{folder}: needs JointRegSeg {manifest['requires']}, this is {__version__}; update it")
 

@@ -240,6 +240,8 @@ def _check_values(name: str, image: sitk.Image, fill: float | None, labels: bool
     low, high = array.min(), array.max()
     if max(abs(float(low)), abs(float(high))) > LARGEST_VALUE:
         raise InputError(f"{name}: has values beyond {LARGEST_VALUE:g}; rescale its intensities")
+    if low == high and labels and low:
+        raise InputError(f"{name}: every voxel is {low:g}, which outlines nothing; draw a part of the image")
     if low == high:
         raise InputError(f"{name}: is empty (every voxel is {low:g}); check that the right file was given")
     if not labels and (count := np.count_nonzero(array > low)) < FEWEST_VOXELS:

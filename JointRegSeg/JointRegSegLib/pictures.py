@@ -17,6 +17,7 @@ from .files import grid_of
 from .geometry import Grid
 from .result import Registration
 from .slices import PLANES, Box, Plane, cut
+from .text import percent
 
 FOLD = (255, 0, 200)
 DIFFERENCE = matplotlib.colormaps["RdBu_r"]
@@ -273,9 +274,9 @@ class _Paint:
         """The displaced grid and the map of volume change."""
         volume = colored(_log(c.jacobian), self._log, VOLUME)
         volume[binary_dilation(c.folded)] = FOLD  # single pixels would be overlooked
-        folded = 100 * c.folded.sum() / max(np.isfinite(c.jacobian).sum(), 1)
+        folded = c.folded.sum() / max(np.isfinite(c.jacobian).sum(), 1)
         grid_note = f"A line every {self._step:g} mm; without the mean shift of {c.shift:.1f} mm in this plane."
-        fold_note = f"{folded:.2g} % of this slice is folded." if folded else "No folds in this slice."
+        fold_note = f"{percent(folded)} of this slice is folded." if folded else "No folds in this slice."
         backdrop = (0.6 * gray(c.warped)).astype(np.uint8)
         return [
             Tile("grid", "Deformation grid", backdrop, [self._grid(c.motion, c.grid.spacing[0])], grid_note),

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import InputError, OutputError, reading
+from .tables import cells
 
 _FLIP = np.array([-1.0, -1.0, 1.0])
 
@@ -85,8 +86,8 @@ def write_points(points: np.ndarray, path: str | Path) -> None:
 
 
 def _csv(text: str) -> list[list[float]]:
-    rows = [row for row in csv.reader(text.splitlines()) if row and not row[0].lstrip().startswith("#")]
-    names = [cell.strip().lower() for cell in rows[0]]
+    rows, separator = cells("\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#")))
+    names = [cell.lower() for cell in rows[0]]
     if {"x", "y", "z"} <= set(names):
         rows = rows[1:]
     else:
@@ -97,7 +98,8 @@ def _csv(text: str) -> list[list[float]]:
         if len(row) != len(names):
             raise _Malformed(f"point {number} has {len(row)} values for {len(names)} columns")
     columns = [names.index(axis) for axis in "xyz"]
-    return [[float(row[c]) for c in columns] for row in rows]
+    # Where a comma does not separate values it begins the decimals.
+    return [[float(row[c] if separator == "," else row[c].replace(",", ".")) for c in columns] for row in rows]
 
 
 def _markups(text: str) -> np.ndarray:

@@ -14,6 +14,7 @@ from .deformation import Deformation
 from .geometry import Grid, affine_coordinates, voxel_map
 from .preprocess import INTENSITIES
 from .similarity import unit_range
+from .text import percent
 
 # Bounds of the verdict. Shares are of voxels, distances in voxels, agreement and similarity as fractions.
 FOLDED_RED, FOLDED_AMBER = 5e-3, 1e-5
@@ -147,10 +148,10 @@ def verdict(quality: dict[str, Any], warnings: list[str], judged_by: str) -> dic
 
     folded = quality["regularity"]["folded_share"]
     if folded > FOLDED_AMBER:
-        text = f"{100 * folded:.3g} % of voxels are folded: there the map is physically impossible"
+        text = f"{percent(folded)} of voxels are folded: there the map is physically impossible"
         (red if folded > FOLDED_RED else amber).append(text)
     else:
-        good.append("the deformation does not fold" if folded == 0 else f"only {100 * folded:.2g} % of voxels fold")
+        good.append("the deformation does not fold" if folded == 0 else f"only {percent(folded)} of voxels fold")
 
     color, text = _likeness(quality["similarity"], judged_by)
     {"red": red, "amber": amber, "green": good}[color].append(text)

@@ -14,6 +14,7 @@ from .canvas import OUTSIDE
 from .errors import OutputError
 from .pipeline import NOTICE
 from .result import Registration
+from .text import percent, plain
 
 _MOST_LABELS = 30
 #: Class of the badge, its word and what it asks of the reader, by the verdict's color.
@@ -190,7 +191,7 @@ def regularity(quality: dict[str, Any]) -> Table:
     rows = [
         (
             "Folded voxels",
-            None if folded is None else f"{100 * folded:.3g} %",
+            None if folded is None else percent(folded),
             "0 % is wanted: a fold is physically impossible",
         ),
         (
@@ -331,7 +332,7 @@ def text_of(value: Any) -> str | None:
 
 def number(value: float | None, digits: int = 3, unit: str = "") -> str | None:
     """As text; None, which a table shows as 'not available', for None."""
-    return None if value is None else f"{value:.{digits}f}{unit}"
+    return None if value is None else f"{plain(value, digits)}{unit}"
 
 
 def _get(entry: Any, *keys: str) -> Any:

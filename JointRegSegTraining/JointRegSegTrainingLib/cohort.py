@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from JointRegSegLib.errors import InputError
+from JointRegSegLib.tables import read_table
 
 SPLITS = ("train", "validation", "test")
 REQUIRED = ("image", "subject", "split")
+OPTIONAL = ("labels", "annotated", "labeled_by")
 COLUMNS = ("image", "labels", "subject", "split", "annotated", "labeled_by")
 IMAGES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 
@@ -44,27 +46,6 @@ def stem(path: Path) -> str:
     return path.name[: len(path.name) - len(ending)]
 
 
-def entries(path: Path, required: Sequence[str], columns: Sequence[str]) -> list[dict[str, str]]:
-    """Rows of a CSV by column, stripped.
-
-    Raises
-    ------
-    InputError
-        If it cannot be read, or its columns are others.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            table = csv.DictReader(file)
-            found, rows = table.fieldnames or [], list(table)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as CSV ({error})") from None
-    missing, unknown = [c for c in required if c not in found], [c for c in found if c not in columns]
-    if missing or unknown:
-        said = "lacks " + ", ".join(missing) if missing else "has an unknown column " + ", ".join(map(str, unknown))
-        raise InputError(f"{path}: {said}; the columns are {', '.join(columns)}")
-    return [{key: (row.get(key) or "").strip() for key in columns if key in found} for row in rows]
-
-
 def read(path: Path) -> list[Row]:
     """Rows of a cohort CSV, as `look` finds them.
 
@@ -83,8 +64,8 @@ def look(path: Path) -> tuple[list[Row], list[str]]:
     """Rows of a cohort CSV, and what is wrong with them; relative paths count from its own folder.
 
     The columns are image, subject, split and, where there are any, labels; ``annotated`` names, separated by
-    semicolons, the structures that were drawn in an image where it was not all of them; ``labeled_by`` is written by
-    ``jointregseg pseudo-label``.
+    semicolons (in quotes where these separate the columns, too), the structures that were drawn in an image where it
+    was not all of them; ``labeled_by`` is written by ``jointregseg pseudo-label``.
 
     Raises
     ------
@@ -92,7 +73,7 @@ def look(path: Path) -> tuple[list[Row], list[str]]:
         If it is no such table at all.
     """
     rows, problems = [], []
-    for number, entry in enumerate(entries(path, REQUIRED, COLUMNS), 2):
+    for number, entry in enumerate(read_table(path, REQUIRED, OPTIONAL), 2):
         value = dict.fromkeys(COLUMNS, "") | entry
         empty = [key for key in REQUIRED if not value[key]]
         if empty:

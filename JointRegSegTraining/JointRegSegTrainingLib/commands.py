@@ -256,7 +256,7 @@ def add_simulate_cohort(parser: argparse.ArgumentParser) -> None:
 
 
 def _simulate_cohort(arguments: argparse.Namespace) -> int:
-    from .classifier import simulate
+    from .classifier import cohort, simulate
 
     given = arguments
     asked = simulate.Simulation(
@@ -265,6 +265,8 @@ def _simulate_cohort(arguments: argparse.Namespace) -> int:
     with _progress(given.progress, "simulating") as progress:
         made = simulate.simulate(asked, given.output, progress)
     print(f"{given.output / simulate.PAIRS}: {asked.patients} people, {asked.healthy} healthy; {made} were new")
+    for problem in cohort.too_few(*asked.to_train):
+        print(f"train-classifier will refuse them: {problem}; simulate more, or leave fewer out", file=sys.stderr)
     return 0
 
 
@@ -344,12 +346,16 @@ def _classify(arguments: argparse.Namespace) -> int:
     from .classifier.classify import classify
 
     given = arguments
-    classifier, pairs = open_classifier(given.bundle), cohort.read(given.cohort, training=False)
+    classifier = open_classifier(given.bundle)
+    pairs, refused = cohort.look(given.cohort)
     with _progress(given.progress, "classifying") as progress:
-        answers = classify(classifier, pairs, given.output, given.device, given.registrations, progress)
-    for case, answer in answers.items():
+        outcome = classify(classifier, pairs, given.output, given.device, given.registrations, progress)
+    for case, answer in outcome.answers.items():
         print(answer.line(case))
-    return 0
+    failed = {row.name: "; ".join(row.problems) for row in refused} | outcome.failed
+    for case, reason in failed.items():
+        print(f"{case}: {reason}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 #: The subcommands by name; where the package is installed `jointregseg` finds them as entry points.

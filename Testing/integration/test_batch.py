@@ -202,7 +202,7 @@ def test_cases_without_a_name_are_numbered(table, tmp_path):
         ("fixed,moving\n", ("holds no pairs",)),
         ("fixed,case\na,b\n", ("lacks the column moving",)),
         ("fixed,moving,label\na,b,c\n", ("unknown column 'label'",)),
-        ("fixed,moving\n\xff\x00,\n", ("comma-separated UTF-8",)),
+        ("fixed,moving\n\xff\x00,\n", ("CSV in UTF-8",)),
     ],
 )
 def test_bad_tables(refused, tmp_path, text, words):
@@ -229,9 +229,13 @@ def test_a_case_that_can_have_no_folder_stops_nothing(table, shell, tmp_path):
 
 
 def test_what_no_case_could_do_without(table, refused, tmp_path):
-    refused("batch", table.with_name("none.csv"), words=("none.csv", "no such file", "columns fixed and moving"))
+    refused("batch", table.with_name("none.csv"), words=("none.csv", "no such file", "columns are fixed, moving"))
     refused("batch", table, "--model", "brains", words=("no model 'brains'",))
     refused("batch", table, "--refine", "-1", words=("refine takes a whole number from 0 to 10000, not -1",))
+    organs = table.with_name("organs.csv")
+    organs.write_text("fixed;moving;fixed_organs;moving_organs\n0.nii.gz;1.nii.gz;0.nii.gz;1.nii.gz\n")
+    refused("batch", organs, "--model", "tiny-blobs", words=("organs.csv", "'generic' only", "moving_organs"))
+    refused("batch", organs, "--align", "center", words=("organs.csv", "alignment"))
     refused("batch", table, output=Path("/proc/out"), words=("/proc/out", "cannot be created"))
 
 

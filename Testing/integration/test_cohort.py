@@ -139,8 +139,8 @@ def test_what_a_table_says_is_what_comes_back(cohort_folder, tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"image,labels\n", "lacks subject, split; the columns are image, labels"),
-        (b"image,subject,split,patient\n", "unknown column patient; the columns are"),
+        (b"image,labels\n", "lacks the column subject, split; columns are image, subject"),
+        (b"image,subject,split,patient\n", "unknown column 'patient'; columns are"),
         (b"\xff\xfe\xff", "cannot be read as CSV"),
     ],
 )

@@ -313,6 +313,9 @@ def test_options_that_cannot_be(expansion, refused, tmp_path):
     refused(
         "lung", *both, "--transform", expansion / "from_inhale.tfm", "--refine", 3, words=("transform", "refinement")
     )
+    for option in (("--align", "center"), ("--working-size", 64), ("--seed", 3)):
+        transform = ["--transform", expansion / "from_inhale.tfm", *option]
+        refused("lung", *both, *transform, words=("transform that is given", option[0][2:].split("-")[0]))
     refused("lung", *both[:-2], "--names", "7=lung", words=("inhale", "--names"))
     refused("lung", *of(expansion, labels=False), "--names", "1=lung", words=("--inhale-labels",))
     refused("lung", *both, "--inhale-points", "missing.csv", words=("both images",))
@@ -331,6 +334,51 @@ def test_what_cannot_be_told(expansion):
     fold.SetMatrix(np.diag([1.0, 1, -1]).ravel().tolist())
     with pytest.raises(InputError, match="folds"):
         review(*at, transform=fold)
+
+
+def test_a_transform_that_leads_elsewhere(expansion):
+    at = [expansion / f"{phase}_Doe_John.nii.gz" for phase in ("inhale", "exhale")]
+    with pytest.raises(InputError, match=r"takes 100 % of the lungs outside the exhale image; give"):
+        review(
+            *at, transform=sitk.CompositeTransform([sitk.TranslationTransform(3, (0, 0, 900)), shrinking(expansion)])
+        )
+
+
+def shrinking(expansion: Path) -> sitk.Transform:
+    return sitk.ReadTransform(str(expansion / "from_inhale.tfm"))
+
+
+def with_values(path: Path, change) -> sitk.Image:
+    """A label map whose (D, H, W) values are changed."""
+    image = sitk.ReadImage(str(path))
+    out = sitk.GetImageFromArray(change(sitk.GetArrayFromImage(image)))
+    out.CopyInformation(image)
+    return out
+
+
+def test_labels_that_are_not_what_they_seem(expansion):
+    """A single voxel, all of the image, sides that are exchanged in one scan, and names that name nothing."""
+    at = [expansion / f"{phase}_Doe_John.nii.gz" for phase in ("inhale", "exhale")]
+    labels = [expansion / f"{phase}_labels.nii.gz" for phase in ("inhale", "exhale")]
+    transform = expansion / "from_inhale.tfm"
+
+    def told(inhale_lungs, exhale_lungs, **options):
+        given = {"inhale_lungs": inhale_lungs, "exhale_lungs": exhale_lungs, "transform": transform}
+        return review(*at, **given, **options).report
+
+    single = with_values(labels[0], lambda values: np.where(np.arange(values.size) == 5e4, 1, 0).reshape(values.shape))
+    with pytest.raises(InputError, match="inhale: the label map holds but 1 voxel of lung"):
+        told(sitk.Cast(single, sitk.sitkUInt8), labels[1])
+    with pytest.raises(InputError, match="every voxel is 1, which outlines nothing"):
+        told(labels[0], with_values(labels[1], np.ones_like))
+    swapped = with_values(labels[1], lambda values: np.array([0, 2, 1], np.uint8)[values])
+    assert any("1 and 2 lie the other way round" in text for text in told(labels[0], swapped)["warnings"])
+    names = {1: "right lung", 2: "left lung"}
+    sides = [text for text in told(labels[0], swapped, names=names)["warnings"] if "left" in text]
+    assert len(sides) == 1 and sides[0].startswith("exhale")
+    report = told(None, labels[1], names={1: "one", 2: "two"})
+    assert [row["region"] for row in report["regions"]][1:3] == ["right lung", "left lung"]
+    assert any("found by density" in note for note in report["notes"])
 
 
 def test_the_folder_of_something_else_stays(expansion, refused, tmp_path):

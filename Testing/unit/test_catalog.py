@@ -72,7 +72,7 @@ def test_what_ships_is_neither_replaced_nor_removed(home, bundle):
         (lambda folder: (folder / "weights.safetensors").unlink(), "for it has no weights.safetensors"),
         (lambda folder: (folder / "model.json").unlink(), "for it has no model.json"),
         (lambda folder: change(folder, requires="99.0.0"), "needs JointRegSeg 99.0.0, this is"),
-        (lambda folder: change(folder, requires="soon"), "is not valid"),
+        (lambda folder: change(folder, requires="soon"), "'soon' is no version"),
         (lambda folder: (folder / "model.json").write_text("{}"), "lacks name"),
         (lambda folder: (folder / "model.json").write_text("["), "model.json is damaged"),
         (lambda folder: rename(folder, "../../evil"), "is not valid"),

@@ -103,10 +103,23 @@ def test_no_soft_tissue_tells_no_noise():
 
 def test_sides_are_the_patients():
     labels = ball(15, (-30, 0, 0)) + 2 * ball(15, (30, 0, 0))
-    assert checks.sides(labels, GRID, {1: "Right lung", 2: "left lung"}) == []
-    (text,) = checks.sides(labels, GRID, {1: "left lung", 2: "right lung"})
-    assert "mirrored" in text
-    assert checks.sides(labels, GRID, {1: "left lung"}) == []
+    assert checks.sides(scan(lungs=labels), {1: "Right lung", 2: "left lung"}) == []
+    (text,) = checks.sides(scan("exhale", labels), {1: "left lung", 2: "right lung"})
+    assert text.startswith("exhale") and "mirrored" in text
+    assert checks.sides(scan(lungs=labels), {1: "left lung"}) == []
+
+
+def test_sides_that_are_exchanged_in_one_scan():
+    """With names or without; lobes of one side may change their order."""
+    one = scan(lungs=ball(15, (-30, 0, 0)) + 2 * ball(15, (30, 0, 0)))
+    other = scan("exhale", 2 * ball(15, (-30, 0, 0)) + ball(15, (30, 0, 0)))
+    (text,) = checks.both_sides(one, other, {})
+    assert "labels 1 and 2" in text and "exhale" in text
+    (text,) = checks.both_sides(one, other, {1: "right lung", 2: "left lung"})
+    assert text.startswith("exhale: what the labels call right")
+    assert checks.both_sides(one, one, {}) == []
+    lobes = [ball(10, (-30 + x, 0, 20)) + 2 * ball(10, (-30 - x, 0, -20)) for x in (8, -8)]
+    assert checks.both_sides(scan(lungs=lobes[0]), scan("exhale", lobes[1]), {}) == []
 
 
 def test_distance_of_surfaces():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from JointRegSegLib.lung.classifier import Classifier, open_classifier, sigmoid,
 from JointRegSegLib.lung.features import Recipe
 from JointRegSegLib.lung.likeness import Likeness
 from JointRegSegLib.lung.network import DeformationClassifier
-from JointRegSegLib.lung.occlusion import occlusion
+from JointRegSegLib.lung.occlusion import driving_zones, occlusion
+from JointRegSegLib.lung.regions import ZONES
 from scipy.stats import norm
 
 SIZE = 8
@@ -100,13 +102,13 @@ def members(logits) -> list[DeformationClassifier]:
 def answer(monkeypatch):
     """An answer about a person with given measures, by networks with given logits."""
 
-    def ask(logits, measures=(0.2, 1.0), verdict=None, **changes):
+    def ask(logits, measures=(0.2, 1.0), verdict=None, unfit=(), warnings=(), **changes):
         monkeypatch.setattr(classifiers, "prepare", lambda *_: (np.zeros((3, SIZE, SIZE, SIZE), np.float32), None))
         monkeypatch.setattr(classifiers, "regional", lambda _: dict(zip(NAMES, measures, strict=True)))
         monkeypatch.setattr(classifiers, "on_lungs", lambda values, _: values.ravel())
         monkeypatch.setattr(classifiers, "driving_zones", lambda *_: [{"zone": "peel", "drop_of_logit": 0.0}])
         own = Classifier(card(**changes), members(logits), torch.zeros(3, SIZE, SIZE, SIZE))
-        return own.answer(None, verdict)
+        return own.answer(None, verdict, unfit, warnings)
 
     return ask
 
@@ -116,6 +118,7 @@ def test_the_answer_is_the_members_mean_and_knows_its_spread(answer):
     assert told.probability == pytest.approx(sigmoid(np.array([1.0, 2, 3, 2, 2])).mean())
     assert sigmoid(np.array(1.0)) <= told.interval[0] < told.probability < told.interval[1] <= sigmoid(np.array(3.0))
     assert not told.abstained and told.baseline == pytest.approx(sigmoid(np.array(0.5)))
+    assert "driven by peel" in told.line("x") and "Warnings" not in told.line("x")
     assert "0.87" in told.line("x") and told.line("x").endswith("Research use only.")
     assert "research use only" in told.told["notice"].lower() and "label" not in told.told
 
@@ -143,6 +146,12 @@ def test_it_abstains(answer, given, reason):
     assert not answer([3.0] * 5, verdict="amber").abstained
 
 
+def test_what_speaks_against_the_scans_is_told(answer):
+    told = answer([3.0] * 5, unfit=["far away"], warnings=["thick slices"])
+    assert told.abstained and told.reasons == ["far away"] and told.told["warnings"] == ["thick slices"]
+    assert "ABSTAINS, for far away" in told.line("x") and told.line("x").count("Warnings: thick slices.") == 1
+
+
 def test_a_bundle_comes_back_as_it_was(tmp_path):
     own, usual = members([1.0, -2.0]), torch.randn(3, SIZE, SIZE, SIZE)
     write_classifier(tmp_path / "b", card(), own, usual)
@@ -151,6 +160,41 @@ def test_a_bundle_comes_back_as_it_was(tmp_path):
     motion = torch.randn(4, 3, SIZE, SIZE, SIZE)
     torch.testing.assert_close(back.logits(motion), torch.tensor([[1.0, -2.0]] * 4))
     assert sorted(p.name for p in (tmp_path / "b").iterdir()) == ["classifier.json", "weights.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "changes", "words"),
+    [
+        ("likeness", {"center": [0.2]}, "likeness: 2 measures"),
+        ("likeness", {"precision": [[1.0, 0.0]]}, "likeness: 2 measures"),
+        ("likeness", {"scale": [0.1, 0.0]}, "scales above 0"),
+        ("baseline", {"coefficients": [1.0, 2.0, 3.0]}, "baseline: 2 measures"),
+        ("baseline", {"coefficients": [1.0, float("nan")]}, "finite"),
+        ("baseline", {"names": ["lungs: ventilation", "spleen: size"]}, "'spleen: size' is no measure"),
+    ],
+)
+def test_a_card_that_contradicts_itself_is_refused(tmp_path, entry, changes, words):
+    folder = tmp_path / "b"
+    write_classifier(folder, card(), members([1.0]), torch.zeros(3, SIZE, SIZE, SIZE))
+    told = json.loads((folder / "classifier.json").read_text())
+    told[entry] |= changes
+    (folder / "classifier.json").write_text(json.dumps(told))
+    with pytest.raises(ModelError, match=words):
+        open_classifier(folder)
+
+
+def test_only_zones_that_spoke_for_the_answer_are_named():
+    """Three at most, the strongest first; none of the other answer's, and none where nothing changed."""
+    parts = {zone: np.arange(7) == n for n, zone in enumerate(ZONES)}
+    pair = SimpleNamespace(parts=parts)
+    drops = np.array([0.5, 0.01, -0.4, 1.5, 0.0, 0.3, 0.2])
+
+    def named(values, answer):
+        return [entry["zone"] for entry in driving_zones(values, pair, answer)]
+
+    assert named(drops, 1.0) == [ZONES[n] for n in (3, 0, 5)]
+    assert named(drops, -1.0) == [ZONES[2]]
+    assert named(1e-3 * drops, 1.0) == []
 
 
 def test_a_damaged_bundle_is_refused(tmp_path):
@@ -166,6 +210,9 @@ def test_a_damaged_bundle_is_refused(tmp_path):
     text = (folder / "classifier.json").read_text()
     (folder / "classifier.json").write_text(json.dumps(json.loads(text) | {"requires": "99.0.0"}))
     with pytest.raises(ModelError, match=r"needs JointRegSeg 99\.0\.0"):
+        open_classifier(folder)
+    (folder / "classifier.json").write_text(json.dumps(json.loads(text) | {"requires": "new"}))
+    with pytest.raises(ModelError, match="'new' is no version"):
         open_classifier(folder)
     (folder / "classifier.json").write_text(json.dumps(json.loads(text) | {"network": {"filters": 3, "hidden": 5}}))
     with pytest.raises(ModelError, match="does not fit"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import combinations
 
 import numpy as np
 import SimpleITK as sitk
@@ -25,6 +26,8 @@ DISAGREE = 0.05
 #: Share of the lungs that may lie outside the other image, and mm between surfaces after registration.
 UNSEEN, SURFACES = 0.01, 3.0
 
+#: mm between the middles of two labels from right to left beyond which they are on different sides.
+ACROSS = 40.0
 #: mm that the upper third of the lungs may move, unless the lower one moves farther.
 HANGING = 15.0
 
@@ -160,17 +163,43 @@ def soft_noise(image: sitk.Image) -> float | None:
     return float(np.percentile(deviation, 10)) if len(deviation) > 500 else None
 
 
-def sides(labels: np.ndarray, grid: Grid, names: Mapping[int, str]) -> list[str]:
+def _places(scan: Scan) -> dict[int, float]:
+    """How far to the patient's left the middle of each label lies, in mm."""
+    labels = {value: np.argwhere(scan.lungs == value) for value in _values(scan)}
+    return {value: float(scan.grid.to_world(here.mean(0)[::-1])[0]) for value, here in labels.items()}
+
+
+def sides(scan: Scan, names: Mapping[int, str]) -> list[str]:
     """Whether what is called right lies on the patient's right."""
-    middles: dict[str, list[float]] = {"right": [], "left": []}
-    for value, name in names.items():
-        here = np.argwhere(labels == value)
-        for side, found in middles.items():
-            if side in name.lower() and len(here):
-                found.append(float(grid.to_world(here.mean(0)[::-1])[0]))
+    places = _places(scan)
+    middles = {
+        side: [place for value, place in places.items() if side in names.get(value, "").lower()]
+        for side in ("right", "left")
+    }
     if not all(middles.values()) or np.mean(middles["right"]) < np.mean(middles["left"]):
         return []
-    return ["what the labels call right lies on the patient's left: the image is mirrored, or the names are exchanged"]
+    return [
+        f"{scan.name}: what the labels call right lies on the patient's left: the image is mirrored, or the names are "
+        "exchanged"
+    ]
+
+
+def both_sides(one: Scan, other: Scan, names: Mapping[int, str]) -> list[str]:
+    """Whether right is right in both scans, or else whether labels, whatever their names, have changed sides."""
+    return [*sides(one, names), *sides(other, names)] or _exchanged(one, other)
+
+
+def _exchanged(one: Scan, other: Scan) -> list[str]:
+    here, there = _places(one), _places(other)
+    shared = sorted(here.keys() & there.keys())
+    for a, b in combinations(shared, 2):
+        across = here[b] - here[a], there[b] - there[a]
+        if across[0] * across[1] < 0 and min(map(abs, across)) > ACROSS:
+            return [
+                f"labels {a} and {b} lie the other way round in the {other.name}: right and left are exchanged in one "
+                "of the scans"
+            ]
+    return []
 
 
 def surface_distance(carried: np.ndarray, fixed: np.ndarray, spacing: np.ndarray) -> float:

@@ -18,7 +18,7 @@ from .. import __version__, catalog
 from ..errors import ModelError, reading
 from ..output import complete_or_nothing
 from ..pipeline import NOTICE
-from .features import Recipe, prepare, regional
+from .features import REGIONAL, Recipe, prepare, regional
 from .likeness import Likeness
 from .network import DeformationClassifier
 from .occlusion import driving_zones, occlusion, on_lungs
@@ -48,7 +48,9 @@ class Answer:
     reasons : list of str
         Why it abstains; empty where it does not.
     zones : list of dict
-        The three that spoke most for the answer.
+        Up to three that spoke most for the answer; none where nothing did, see `occlusion.driving_zones`.
+    warnings : list of str
+        What else speaks against the scans.
     map : ndarray
         (m,) occlusion at the lungs' voxels, in units of the logit, calibrated: above 0 where motion spoke for disease.
     """
@@ -59,6 +61,7 @@ class Answer:
     unlike: float
     reasons: list[str]
     zones: list[dict[str, float]]
+    warnings: list[str]
     map: np.ndarray
 
     @property
@@ -78,6 +81,7 @@ class Answer:
             "abstained": self.abstained,
             "reasons": self.reasons,
             "zones": self.zones,
+            "warnings": self.warnings,
         }
 
     def line(self, name: str) -> str:
@@ -85,9 +89,11 @@ class Answer:
         low, high = self.interval
         said = f"{name}: probability of disease {self.probability:.2f} (95 % interval {low:.2f} to {high:.2f})"
         said += f", unlike the training cohort: percentile {self.unlike:.0f}"
-        said += ", driven by " + ", ".join(entry["zone"] for entry in self.zones)
+        said += ", driven by " + (", ".join(entry["zone"] for entry in self.zones) or "no zone of the lungs")
         if self.abstained:
             said = f"{name}: ABSTAINS, for {'; '.join(self.reasons)} ({said.partition(': ')[2]})"
+        if self.warnings:
+            said += f". Warnings: {'; '.join(self.warnings)}"
         return f"{said}. Research use only."
 
 
@@ -119,8 +125,21 @@ class Classifier:
         """(N, members) of (N, C, n, n, n), not calibrated."""
         return torch.stack([member(motion) for member in self.members], 1)
 
-    def answer(self, pair: BreathingPair, verdict: str | None = None) -> Answer:
-        """Judge a pair; ``verdict`` is the color of its registration's, if that is known.
+    def answer(
+        self,
+        pair: BreathingPair,
+        verdict: str | None = None,
+        unfit: Sequence[str] = (),
+        warnings: Sequence[str] = (),
+    ) -> Answer:
+        """Judge a pair.
+
+        Parameters
+        ----------
+        verdict : str, optional
+            Color of its registration's, if that is known.
+        unfit, warnings : sequence of str
+            Why no answer should be given, and what else speaks against the scans.
 
         Raises
         ------
@@ -141,7 +160,7 @@ class Classifier:
         unlike = self.likeness.percentile(measures)
         found = occlusion(lambda x: slope * self.logits(x).mean(1), motion, self.usual)
         on_voxels = on_lungs(found, pair)
-        reasons = []
+        reasons = [*unfit]
         if low < 0.5 < high:
             reasons.append(f"the interval {low:.2f} to {high:.2f} holds both answers")
         if unlike > STRANGE:
@@ -149,7 +168,8 @@ class Classifier:
         if verdict == "red":
             reasons.append("the registration's verdict is red")
         zones = driving_zones(on_voxels, pair, probability - 0.5)
-        return Answer(probability, (low, high), self._baseline(measured), unlike, reasons, zones, on_voxels)
+        baseline = self._baseline(measured)
+        return Answer(probability, (low, high), baseline, unlike, reasons, zones, [*warnings], on_voxels)
 
     def _baseline(self, measured: dict[str, float]) -> float:
         entry = self.card["baseline"]
@@ -218,6 +238,8 @@ def open_classifier(folder: Path) -> Classifier:
             member.load_state_dict(own)
             members.append(member.eval().requires_grad_(False))
         usual = tensors["usual"]
+        if usual.shape != (recipe.channels, *[recipe.size] * 3):
+            raise RuntimeError(f"the mean input has the shape {tuple(usual.shape)}")
     except (KeyError, RuntimeError) as error:
         text = str(error).splitlines()[0]
         raise ModelError(f"{folder / WEIGHTS}: does not fit the networks of {CARD} ({text})") from None
@@ -230,6 +252,7 @@ def likeness_entry(likeness: Likeness) -> dict[str, Any]:
 
 
 def _check(card: dict[str, Any], folder: Path) -> None:
+    """Raise `ModelError` if a card breaks the schema, or contradicts itself, which no schema tells."""
     import jsonschema
 
     try:
@@ -237,6 +260,23 @@ def _check(card: dict[str, Any], folder: Path) -> None:
     except jsonschema.ValidationError as error:
         place = "/".join(map(str, error.absolute_path)) or "top level"
         raise ModelError(f"{folder}: {CARD} is not valid at {place}: {error.message}") from None
+    for entry, columns in (
+        ("likeness", ("center", "scale", "precision")),
+        ("baseline", ("center", "scale", "coefficients")),
+    ):
+        told = card[entry]
+        count = len(told["names"])
+        lengths = [len(told[column]) for column in columns] + [len(row) for row in told.get("precision", ())]
+        numbers = [x for column in columns for x in np.ravel(told[column])] if set(lengths) == {count} else []
+        if not numbers or not np.isfinite(numbers).all() or min(told["scale"]) <= 0:
+            raise ModelError(
+                f"{folder}: {CARD} is not valid at {entry}: {count} measures need {count} finite numbers each, and "
+                "scales above 0; get the bundle anew"
+            )
+        if strange := set(told["names"]) - set(REGIONAL):
+            raise ModelError(
+                f"{folder}: {CARD} is not valid at {entry}: '{min(strange)}' is no measure; get the bundle anew"
+            )
 
 
 @lru_cache(maxsize=1)

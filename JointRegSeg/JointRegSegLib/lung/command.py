@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError
+from ..text import plain
 
 if TYPE_CHECKING:
     from .reviewing import Review
@@ -67,8 +67,6 @@ def run(arguments: argparse.Namespace, options: dict[str, Any]) -> int:
         *(given.inhale, given.exhale, given.inhale_labels, given.exhale_labels),
         *(given.inhale_points, given.exhale_points, given.transform),
     ]
-    if given.names and not (given.inhale_labels or given.exhale_labels):
-        raise InputError("names belong to label maps, of which none was given", "lungs")
     check_free(given.output, given.overwrite, inputs, NAMES, REPORT)
     with Bar() as bar:
         found = review(
@@ -96,9 +94,10 @@ def summary(review: Review) -> str:
     verdict = review.report["verdict"]
     lines = [f"{verdict['color'].upper()}: {verdict['reasons'][0]}"]
     lines += [f"  {reason}" for reason in verdict["reasons"][1:]]
+    lines += [f"  note: {note}" for note in review.report["notes"]]
     lines.append(f"\n{'':<20}{'exhale, ml':>12}{'inhale, ml':>12}{'J - 1':>18}{'motion, mm':>12}")
     for row in review.rows:
-        change = f"{row['ventilation']:.3f} ± {row['ventilation_error']:.3f}"
+        change = f"{plain(row['ventilation'], 3)} ± {row['ventilation_error']:.3f}"
         lines.append(
             f"{row['region']:<20}{row['exhale_ml']:>12.0f}{row['inhale_ml']:>12.0f}{change:>18}{row['displacement']:>12.1f}"
         )

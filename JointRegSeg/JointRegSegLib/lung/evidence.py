@@ -10,6 +10,7 @@ import torch
 
 from ..metrics import dice
 from ..result import Registration
+from ..text import percent
 from . import checks
 from .checks import Scan
 
@@ -59,18 +60,28 @@ def doubts(evidence: Mapping[str, float], other: str) -> list[str]:
     out = []
     if evidence["dice_after"] < evidence["dice_before"]:
         out.append("the lungs overlap less after registration than before")
-    if evidence["unseen_share"] > checks.UNSEEN:
-        share = 100 * evidence["unseen_share"]
-        out.append(f"{share:.0f} % of the lungs lie outside the {other} image, where the deformation is a guess")
-    carried, own = evidence["carried_ml"], evidence["segmented_ml"]
-    if abs(carried - own) > checks.DISAGREE * own:
-        out.append(
-            f"the deformation gives the lungs {carried:.0f} ml at {other}, their outlines hold {own:.0f} ml: "
-            f"volumes are uncertain by {100 * abs(carried / own - 1):.0f} %"
-        )
+    out += unseen(evidence["unseen_share"], other)
+    out += volumes(evidence["carried_ml"], evidence["segmented_ml"], f"at {other}")
     if evidence["surfaces_mm"] > checks.SURFACES:
         out.append(f"after registration the lungs' surfaces are {evidence['surfaces_mm']:.1f} mm apart")
     return out
+
+
+def unseen(share: float, other: str) -> list[str]:
+    """Whether lungs lie outside the other image, which has to hold all but a little of them."""
+    if share <= checks.UNSEEN:
+        return []
+    return [f"{percent(share)} of the lungs lie outside the {other} image, where the deformation is a guess"]
+
+
+def volumes(carried: float, own: float, where: str) -> list[str]:
+    """Whether deformation and outlines agree on the lungs' volume (ml) in the other scan."""
+    if abs(carried - own) <= checks.DISAGREE * own:
+        return []
+    return [
+        f"the deformation gives the lungs {carried:.0f} ml {where}, their outlines hold {own:.0f} ml: "
+        f"volumes are uncertain by {100 * abs(carried / own - 1):.0f} %"
+    ]
 
 
 def shifted(motion: Mapping[str, float]) -> list[str]:

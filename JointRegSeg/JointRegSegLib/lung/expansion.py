@@ -11,6 +11,7 @@ from scipy.ndimage import gaussian_filter
 
 from ..deformation import Deformation
 from ..errors import InputError
+from ..text import percent
 
 #: Deviation in mm of the Gaussian over which derivatives of a registration are averaged within the lungs: it resolves
 #: no more, and derivatives of single voxels are mostly noise. A uniform expansion stays what it is.
@@ -53,10 +54,8 @@ class Expansion:
         motion = deformation.vectors()[0][:, inside].T.double().numpy()
         folded = np.linalg.det(gradient) <= 0
         if folded.any():
-            share = 100 * folded.mean()
-            raise InputError(
-                f"the deformation folds in {share:.2g} % of the lung, where no volume can be told; refine it"
-            )
+            share = percent(folded.mean())
+            raise InputError(f"the deformation folds in {share} of the lung, where no volume can be told; refine it")
         if resolution:
             gradient = _averaged(gradient, inside.numpy(), resolution / deformation.grid.spacing[::-1])
         if fixed_is_inhale:

@@ -14,6 +14,16 @@ from .pair import BreathingPair
 from .regions import WHOLE, ZONES
 
 Motion = Literal["residual", "whole"]
+#: Of each figure of `regional` the zone and the measure, by name.
+REGIONAL = {
+    f"{zone}: {key}": (zone, key)
+    for zones, keys in (
+        ((WHOLE,), ("ventilation", "anisotropy", "heterogeneity")),
+        (ZONES, ("relative_ventilation", "anisotropy")),
+    )
+    for zone in zones
+    for key in keys
+}
 
 
 @dataclass(frozen=True)
@@ -90,7 +100,7 @@ def prepare(pair: BreathingPair, recipe: Recipe) -> tuple[np.ndarray, np.ndarray
 
 
 def regional(pair: BreathingPair) -> dict[str, float]:
-    """Figures of the lungs and of `ZONES` by name, none of which depends on how the patient lies.
+    """Figures of the lungs and of `ZONES` by name (`REGIONAL`), none of which depends on how the patient lies.
 
     Raises
     ------
@@ -98,8 +108,5 @@ def regional(pair: BreathingPair) -> dict[str, float]:
         If the lungs hardly change their volume.
     """
     found = {row["region"]: row for row in table.table(pair.breath, pair.parts)}
-    out = {f"{WHOLE}: {key}": found[WHOLE][key] for key in ("ventilation", "anisotropy", "heterogeneity")}
-    for zone in ZONES:
-        row = found.get(zone, found[WHOLE])  # a zone without a voxel is as the lungs are
-        out |= {f"{zone}: {key}": row[key] for key in ("relative_ventilation", "anisotropy")}
-    return {name: float(value) for name, value in out.items()}
+    # A zone without a voxel is as the lungs are.
+    return {name: float(found.get(zone, found[WHOLE])[key]) for name, (zone, key) in REGIONAL.items()}

@@ -16,6 +16,8 @@ from .regions import ZONES
 
 #: Side of the occluded cube, and the step between two of them, for the side of the input.
 PATCH, STEP = 1 / 4, 1 / 12
+#: Least drop of the logit for which a zone is named: it changes no probability by more than half a percent.
+LEAST = 0.02
 
 
 @torch.inference_mode()
@@ -78,7 +80,11 @@ def as_image(values: np.ndarray, pair: BreathingPair, grid: Grid) -> np.ndarray:
 
 
 def driving_zones(values: np.ndarray, pair: BreathingPair, answer: float, count: int = 3) -> list[dict[str, float]]:
-    """The zones whose motion spoke most for an answer (its logit), with their mean (m,) occlusion, strongest first."""
+    """The zones whose motion spoke for an answer (its logit), with their mean (m,) occlusion, strongest first.
+
+    No more than ``count``, and none whose drop is less than `LEAST` or speaks for the other answer.
+    """
     means = {zone: float(values[pair.parts[zone]].mean()) for zone in ZONES if zone in pair.parts}
-    order = sorted(means, key=lambda zone: means[zone] if answer < 0 else -means[zone])
+    spoke = {zone: mean if answer >= 0 else -mean for zone, mean in means.items()}
+    order = sorted((zone for zone in spoke if spoke[zone] >= LEAST), key=lambda zone: -spoke[zone])
     return [{"zone": zone, "drop_of_logit": means[zone]} for zone in order[:count]]

@@ -18,6 +18,7 @@ from ..report import (
     verdict_of,
     write_page,
 )
+from ..text import percent, plain
 from .expansion import RESOLUTION
 from .gallery import draw
 from .measures import RESPONSES
@@ -103,7 +104,7 @@ def _of(
         cells = []
         for key, _, factor, digits in columns:
             value, error = region[key], region.get(f"{key}_error")
-            text = None if value is None else f"{factor * value:.{digits}f}".replace("-", "−")
+            text = None if value is None else plain(factor * value, digits).replace("-", "−")
             cells.append(text if text is None or error is None else f"{text} ± {factor * error:.{digits}f}")
         rows.append((region["region"], *cells))
     return Table(title, ("Region", *(column[1] for column in columns)), rows if columns else [], hint, missing)
@@ -113,8 +114,8 @@ def _depth(report: dict[str, Any]) -> str:
     whole = report["regions"][0]["ventilation"]
     return (
         "Means over the tissue at exhale, ± one standard deviation. This breath changed the volume of the lungs by "
-        f"{100 * whole:.0f} % of that at exhale; relative ventilation divides by it, so that breaths of different "
-        "depth can be compared."
+        f"{plain(100 * whole, 0)} % of that at exhale; relative ventilation divides by it, so that breaths of "
+        "different depth can be compared."
     )
 
 
@@ -140,7 +141,7 @@ def _evidence(report: dict[str, Any]) -> Table:
         (f"Volume at {other} by the deformation", number(found["carried_ml"], 0, " ml")),
         (f"Volume at {other} by the outlines", number(found["segmented_ml"], 0, " ml")),
         ("There and back misses the start in the lungs, rms", number(found["inverse_consistency_mm"], 3, " mm")),
-        (f"Lungs outside the {other} image", number(100 * found["unseen_share"], 1, " %")),
+        (f"Lungs outside the {other} image", percent(found["unseen_share"])),
     ]
     return Table("The lungs, registered", ("Figure", "Value"), rows)
 

@@ -15,7 +15,7 @@ from ..deformation import Deformation, displacement_on, scalar_image
 from ..geometry import Grid
 from ..pipeline import field_lattice
 from .expansion import RESOLUTION, Expansion, unfolded
-from .regions import regions
+from .regions import regions, require_lungs
 from .table import Breath
 
 
@@ -77,6 +77,7 @@ def breathing_pair(transform: sitk.Transform, labels: sitk.Image) -> BreathingPa
     InputError
         If there are no lungs, or the transform folds in them.
     """
+    require_lungs(sitk.GetArrayViewFromImage(labels), "the label map of the fixed image")
     own = files.grid_of(labels)
     grid = field_lattice(own)
     if grid is not own:

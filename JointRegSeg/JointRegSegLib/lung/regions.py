@@ -12,9 +12,19 @@ from ..geometry import Grid
 
 #: Depth of the peel below the lung's surface in mm; the core lies deeper.
 PEEL = 15.0
+#: Voxels of lung below which nothing can be told of it.
+FEWEST = 100
 WHOLE = "lungs"
 #: Parts of all lungs, whatever is labeled.
 ZONES = ("upper zone", "middle zone", "lower zone", "ventral half", "dorsal half", "peel", "core")
+
+
+def require_lungs(labels: np.ndarray, name: str) -> None:
+    """Raise `InputError` unless a label map, which the error calls ``name``, holds lungs and not but a few voxels."""
+    count = int(np.count_nonzero(labels))
+    if count < FEWEST:
+        what = f"but {count} voxel{'s' * (count > 1)} of lung" if count else "no lung"
+        raise InputError(f"{name} holds {what}; draw the lungs, and give the values of lungs or lobes", "names")
 
 
 def regions(labels: np.ndarray, grid: Grid, names: Mapping[int, str], peel: float = PEEL) -> dict[str, np.ndarray]:

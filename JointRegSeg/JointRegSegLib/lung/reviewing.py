@@ -24,16 +24,21 @@ from ..pipeline import ImageSource, PointSource, register_and_segment
 from ..preprocess import is_ct
 from ..progress import Progress, silent, tell
 from ..result import Registration
+from ..text import percent
 from . import checks, measures, threshold
 from .checks import Scan
 from .evidence import LENGTH, doubts, error_of, evidence_of, shifted
 from .expansion import RESOLUTION, Expansion, unfolded
 from .record import PHASES, record
-from .regions import regions
+from .regions import regions, require_lungs
 from .table import Breath, maps, table
 
 #: Width in mm (deviation of a Gaussian) over which densities are averaged: ratios of single voxels are mostly noise.
 SMOOTHING = 3.0
+#: Share of the lungs outside the other image beyond which there is nothing to review.
+LOST = 0.5
+#: Options of a registration that mean nothing where there is none.
+_BEGINNINGS = {"align": "the alignment", "working_size": "the working size", "seed": "the seed"}
 REPORT, TABLE, PAGE = "review.json", "table.csv", "report.html"
 #: All names that the folder of a review can hold.
 NAMES = {
@@ -156,6 +161,13 @@ def review(
     """
     if reference not in PHASES:
         raise InputError(f"the reference is 'inhale' or 'exhale', not '{reference}'")
+    if names and inhale_lungs is None and exhale_lungs is None:
+        raise InputError("names belong to label maps, of which none was given", "lungs")
+    ignored = [word for key, word in _BEGINNINGS.items() if options.get(key)]
+    if transform is not None and ignored:
+        raise InputError(
+            f"a transform that is given is taken as it is; leave {' and '.join(ignored)} out, or the transform"
+        )
     began = time.perf_counter()
     given = {"inhale": (inhale, inhale_lungs, inhale_points), "exhale": (exhale, exhale_lungs, exhale_points)}
     tell(progress, "reading", 0.0)
@@ -167,20 +179,30 @@ def review(
     ct = all(is_ct(sitk.GetArrayViewFromImage(scan.image)) for scan in read.values())
     other = PHASES[1 - PHASES.index(reference)]
     fixed, moving = read[reference], read[other]
-    names = dict(threshold.NAMES if reference in found else names or _unnamed(fixed.lungs))
+    own_names = dict(threshold.NAMES if reference in found else names or _unnamed(fixed.lungs))
     registration = _registered(fixed, moving, given[reference][2], given[other][2], transform, progress, options)
+    if names and reference in found:
+        registration.report["notes"].append(
+            f"the lungs at {reference}, the reference, were found by density and are named right and left; the names "
+            f"that were given only tell which labels at {other} are lung"
+        )
 
     tell(progress, "measuring", 0.0)
     grid = registration.deformation.grid
     labels = _on(fixed.lungs, fixed.grid, grid)
     labels *= unfolded(registration.deformation, labels > 0)
-    parts = regions(labels, grid, names)
+    parts = regions(labels, grid, own_names)
     inside = labels > 0
     expansion = Expansion.of(registration.deformation, torch.from_numpy(inside), reference == "inhale", RESOLUTION)
     outline = torch.from_numpy((moving.lungs > 0).astype(np.float32))[None, None]
     carried = registration.deformation.warp(outline, moving.grid, "nearest", 0.0)[0, 0].numpy() > 0.5
     still = resample(outline, moving.grid, grid, mode="nearest", fill=0.0)[0, 0].numpy() > 0.5
     evidence = evidence_of(registration, moving, inside, carried, still)
+    if evidence["unseen_share"] > LOST:
+        raise InputError(
+            f"the transform takes {percent(evidence['unseen_share'])} of the lungs outside the {other} image; give the "
+            f"one from points of the {reference} to those of the {other}, or check that both scans are of one person"
+        )
     error = error_of(registration.report["quality"], evidence)
     densities = _densities(registration, inside, carried, reference) if ct else {}
     breath = Breath(
@@ -193,7 +215,8 @@ def review(
     tell(progress, "measuring", 0.9)
     warnings = [
         *checks.warnings(read["inhale"], read["exhale"], ct),
-        *checks.sides(fixed.lungs, fixed.grid, names),
+        # Labels of both scans mean the same if they are of one kind.
+        *(checks.sides(fixed, own_names) if len(found) == 1 else checks.both_sides(fixed, moving, own_names)),
         *doubts(evidence, other),
         *shifted({row["region"]: row["displacement"] for row in rows}),
     ]
@@ -208,7 +231,7 @@ def review(
         registration,
         reference,
         scalar_image(labels, grid),
-        names,
+        own_names,
         {name: scalar_image(_spread(of_lungs, inside), grid) for name, of_lungs in values.items()},
         report,
     )
@@ -231,8 +254,7 @@ def _scan(
         lungs = sitk.GetArrayFromImage(files.read_labels(labels, image, phase))
         if names is not None:
             lungs = np.where(np.isin(lungs, list(names)), lungs, 0)
-        if not lungs.any():
-            raise InputError(f"{phase}: the label map holds no lung; give the values of lungs or lobes", "names")
+        require_lungs(lungs, f"{phase}: the label map")
     return Scan(phase, image, lungs, files.tags(source, checks.TAGS))
 
 

@@ -100,10 +100,10 @@ class LungRun(runs.Run):
         self._transform = volumes.itk_transform(result.need("transform"))
         self._masks: dict[str, sitk.Image] = {}
         self._request: dict[str, Any] = {"reference": reference, "patient": dict(patient or {})}
-        maps = {}
-        for side, node in lungs.items():
+        maps, names = {}, {}
+        for side, node in sorted(lungs.items()):  # the fixed one first
             if node.IsA("vtkMRMLSegmentationNode"):
-                self._masks[f"{side}_labels"], names = _labels_of(node)
+                self._masks[f"{side}_labels"], names = _labels_of(node, names)
                 if side == "fixed":
                     self._request["names"] = names
             else:
@@ -135,8 +135,8 @@ class LungRun(runs.Run):
         return out
 
 
-def _labels_of(node: slicer.vtkMRMLSegmentationNode) -> tuple[sitk.Image, dict[int, str]]:
-    """Segments as one label map, and their names by value."""
+def _labels_of(node: slicer.vtkMRMLSegmentationNode, known: Mapping[int, str]) -> tuple[sitk.Image, dict[int, str]]:
+    """Segments as one label map, and their names by value; a name that is known keeps its value."""
     segmentation = node.GetSegmentation()
     masks = {}
     for i in range(segmentation.GetNumberOfSegments()):
@@ -149,7 +149,11 @@ def _labels_of(node: slicer.vtkMRMLSegmentationNode) -> tuple[sitk.Image, dict[i
         why = "holds no segment" if not stacked else "has segments that overlap, or on different lattices"
         raise InputError(f"'{node.GetName()}': {why}; export the lungs to a label map and choose that")
     image, identifiers = stacked[0]
-    return image, {i: segmentation.GetSegment(name).GetName() for i, name in enumerate(identifiers, 1)}
+    names = [segmentation.GetSegment(identifier).GetName() for identifier in identifiers]
+    values = {name: value for value, name in known.items()}
+    values |= {name: max(known, default=0) + i for i, name in enumerate(names, 1) if name not in values}
+    image = sitk.ChangeLabel(image, {i: values[name] for i, name in enumerate(names, 1)})
+    return image, {values[name]: name for name in names}
 
 
 def put(

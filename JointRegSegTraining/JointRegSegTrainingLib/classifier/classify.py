@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from JointRegSegLib import files
 from JointRegSegLib.deformation import scalar_image
-from JointRegSegLib.errors import OutputError
+from JointRegSegLib.errors import JointRegSegError, OutputError
 from JointRegSegLib.lung.classifier import Answer, Classifier
 from JointRegSegLib.lung.occlusion import as_image
 from JointRegSegLib.output import check_free, complete_or_nothing
 
 from . import prepare
 from .cohort import Pair
+from .suitability import doubts
 
 ANSWER, MAP = "answer.json", "occlusion.nii.gz"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The answer of each case, and why others have none."""
+
+    answers: dict[str, Answer] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
 
 
 def classify(
@@ -26,37 +36,45 @@ def classify(
     device_name: str = "auto",
     registrations: Path | None = None,
     progress: Callable[[float], None] | None = None,
-) -> dict[str, Answer]:
+) -> Outcome:
     """Judge pairs; those without a transform are registered by the model that the training cohort was registered by.
 
     Writes a folder for each case: `ANSWER`, and `MAP` on the fixed image's lattice, above 0 where the motion spoke for
-    disease and 0 outside the lungs. A case's earlier answer is replaced, other files never.
+    disease and 0 outside the lungs. A case's earlier answer is replaced, other files never. A case that fails does not
+    stop the others.
 
     Raises
     ------
-    InputError
-        If pairs cannot be registered or measured.
     OutputError
-        If the folder cannot be written to, or a case's holds something else.
+        If the folder cannot be written to at all.
     """
-    for pair in pairs:
-        check_free(folder / pair.case, True, names=(ANSWER, MAP), report=ANSWER)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be created ({error.strerror}); name another folder") from None
     model = classifier.card["training"]["registration"]
-    transforms = prepare.register(pairs, registrations or folder / "registrations", model, device_name)
-    answers = {}
+    transforms, failed = prepare.register(pairs, registrations or folder / "registrations", model, device_name)
+    outcome = Outcome(failed=failed)
     for number, pair in enumerate(pairs):
-        transform, verdict = transforms[pair.case]
-        lungs = prepare.measured(pair, transform)
-        answer = answers[pair.case] = classifier.answer(lungs, verdict)
-        grid = files.grid_of(files.read_image(pair.fixed, values=False))
-        with complete_or_nothing(folder / pair.case) as partial:
-            told = {"case": pair.case, **answer.told}
-            (partial / ANSWER).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-            files.write_image(scalar_image(as_image(answer.map, lungs, grid), grid), partial / MAP)
+        if pair.case in transforms:
+            try:
+                outcome.answers[pair.case] = _judged(classifier, pair, *transforms[pair.case], folder / pair.case)
+            except JointRegSegError as error:
+                failed[pair.case] = str(error)
+            except Exception as error:  # whatever a case does, the others have to be judged; the reason is told
+                failed[pair.case] = f"{type(error).__name__}: {error}"
         if progress:
             progress((number + 1) / len(pairs))
-    return answers
+    return outcome
+
+
+def _judged(classifier: Classifier, pair: Pair, transform: Path, verdict: str | None, place: Path) -> Answer:
+    check_free(place, True, names=(ANSWER, MAP), report=ANSWER)
+    lungs = prepare.measured(pair, transform)
+    answer = classifier.answer(lungs, verdict, *doubts(pair, files.read_transform(transform), lungs))
+    grid = files.grid_of(files.read_image(pair.fixed, values=False))
+    with complete_or_nothing(place) as partial:
+        told = {"case": pair.case, **answer.told}
+        (partial / ANSWER).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        files.write_image(scalar_image(as_image(answer.map, lungs, grid), grid), partial / MAP)
+    return answer

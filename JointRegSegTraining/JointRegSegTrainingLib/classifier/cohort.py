@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from JointRegSegLib import batch
 from JointRegSegLib.errors import InputError
+from JointRegSegLib.tables import read_table
 
-from ..cohort import entries, listed
+from ..cohort import listed
 
 DIAGNOSES = ("healthy", "diseased")
 SPLITS = ("train", "test")
@@ -39,46 +41,74 @@ class Pair:
     transform: Path | None = None
 
 
-def read(path: Path, training: bool = True) -> list[Pair]:
-    """Pairs of a CSV; relative paths count from its own folder.
+@dataclass(frozen=True)
+class Refused:
+    """A row that cannot be used: its line in the table, its case, and what is wrong with it."""
 
-    Parameters
-    ----------
-    training : bool
-        Whether diagnoses are needed, and people enough of both to cross-validate.
+    line: int
+    case: str
+    problems: list[str]
+
+    @property
+    def name(self) -> str:
+        """What to call it where others are called by their cases."""
+        return f"{self.case} (line {self.line})" if self.case else f"line {self.line}"
+
+
+def read(path: Path) -> list[Pair]:
+    """Pairs of a CSV to train on, as `look` finds them.
 
     Raises
     ------
     InputError
-        If anything is wrong; all problems are named.
+        If anything is wrong, or people are too few to cross-validate; all problems are named.
     """
-    pairs, problems = [], []
-    for number, row in enumerate(entries(path, (*REQUIRED, "diagnosis") if training else REQUIRED, COLUMNS), 2):
-        needed = (*REQUIRED, "diagnosis") if training else REQUIRED
-        if empty := [key for key in needed if not row[key]]:
-            problems.append(f"line {number}: no {' and no '.join(empty)}")
-            continue
-        if problem := batch.problem_of(row["case"], set()):
-            problems.append(f"line {number}: {problem}")
-        diagnosis, split = row.get("diagnosis", ""), row.get("split") or "train"
-        if diagnosis and diagnosis not in DIAGNOSES:
-            problems.append(f"line {number}: diagnosis '{diagnosis}' is none of {', '.join(DIAGNOSES)}")
-        if split not in SPLITS:
-            problems.append(f"line {number}: split '{split}' is none of {', '.join(SPLITS)}")
-        places = {key: path.parent.absolute() / row[key] if row.get(key) else None for key in FILES}
-        problems += [f"line {number}: {p}: no such {k} file" for k, p in places.items() if p and not p.exists()]
-        sick = diagnosis == DIAGNOSES[1] if diagnosis else None
-        pairs.append(Pair(row["case"], subject=row.get("subject") or row["case"], diseased=sick, split=split, **places))
-    for what in ("case", "subject"):
-        counts = Counter(getattr(pair, what) for pair in pairs)
-        problems += [f"{what} '{name}' is listed {n} times; keep one pair" for name, n in counts.items() if n > 1]
-    if training and not problems:
-        for name, sick in zip(DIAGNOSES, (False, True), strict=True):
-            count = sum(pair.diseased is sick for pair in pairs if pair.split == "train")
-            if count < FOLDS:
-                problems.append(f"{count} {name} people to train on; {FOLDS} at least of each diagnosis are needed")
-    if not pairs and not problems:
-        problems.append("holds no pairs")
+    pairs, refused = look(path, (*REQUIRED, "diagnosis"))
+    problems = [f"line {row.line}: {problem}" for row in refused for problem in row.problems]
+    counts = Counter(pair.subject for pair in pairs)
+    problems += [f"subject '{name}' is listed {n} times; keep one pair" for name, n in counts.items() if n > 1]
+    if not problems:
+        problems = too_few(*(sum(p.diseased is sick for p in pairs if p.split == "train") for sick in (False, True)))
     if problems:
         raise InputError(listed(path, problems))
     return pairs
+
+
+def look(path: Path, needed: Sequence[str] = REQUIRED) -> tuple[list[Pair], list[Refused]]:
+    """Pairs of a CSV, and the rows that are none; relative paths count from its own folder.
+
+    Raises
+    ------
+    InputError
+        If it is no such table at all, or holds no row.
+    """
+    pairs, refused, taken = [], [], set()
+    for number, row in enumerate(read_table(path, needed, [name for name in COLUMNS if name not in needed]), 2):
+        case, diagnosis, split = row["case"], row.get("diagnosis"), row.get("split") or "train"
+        places = {key: path.parent.absolute() / row[key] if row.get(key) else None for key in FILES}
+        problems = [f"no {' and no '.join(empty)}"] if (empty := [key for key in needed if not row[key]]) else []
+        if case and (problem := batch.problem_of(case, taken)):
+            problems.append(problem)
+        if diagnosis and diagnosis not in DIAGNOSES:
+            problems.append(f"diagnosis '{diagnosis}' is none of {', '.join(DIAGNOSES)}")
+        if split not in SPLITS:
+            problems.append(f"split '{split}' is none of {', '.join(SPLITS)}")
+        problems += [f"{place}: no such {key} file" for key, place in places.items() if place and not place.exists()]
+        taken.add(case.lower())
+        if problems:
+            refused.append(Refused(number, case, problems))
+            continue
+        sick = diagnosis == DIAGNOSES[1] if diagnosis else None
+        pairs.append(Pair(case, subject=row.get("subject") or case, diseased=sick, split=split, **places))
+    if not pairs and not refused:
+        raise InputError(f"{path}: holds no pairs")
+    return pairs, refused
+
+
+def too_few(healthy: int, diseased: int) -> list[str]:
+    """What is wrong with so many people to train on."""
+    return [
+        f"{count} {name} people to train on; {FOLDS} at least of each diagnosis are needed"
+        for name, count in zip(DIAGNOSES, (healthy, diseased), strict=True)
+        if count < FOLDS
+    ]

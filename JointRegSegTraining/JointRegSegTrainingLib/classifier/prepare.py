@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from JointRegSegLib.catalog import GENERIC
 from JointRegSegLib.errors import InputError, JointRegSegError
 from JointRegSegLib.lung.features import Recipe, prepare, regional
 from JointRegSegLib.lung.pair import BreathingPair, breathing_pair
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ..cohort import listed
@@ -38,22 +39,22 @@ class Prepared:
     verdicts: tuple[str | None, ...]
 
 
+#: Transform and verdict of each case; see `register`.
+Registered = dict[str, tuple[Path, str | None]]
+
+
 def register(
     pairs: Sequence[Pair], folder: Path, model: str, device_name: str, workers: int = 1
-) -> dict[str, tuple[Path, str | None]]:
+) -> tuple[Registered, dict[str, str]]:
     """Transform and verdict of each case; those that the cohort names no transform for are registered in ``folder``.
 
-    The folder is one of `jointregseg batch`: cases that it holds already are kept.
-
-    Raises
-    ------
-    InputError
-        If cases fail; all of them are named.
+    The folder is one of `jointregseg batch`: cases that it holds already are kept. The reasons of cases that fail are
+    returned beside.
     """
-    found: dict[str, tuple[Path, str | None]] = {p.case: (p.transform, None) for p in pairs if p.transform}
+    found: Registered = {p.case: (p.transform, None) for p in pairs if p.transform}
     missing = [pair for pair in pairs if pair.transform is None]
     if not missing:
-        return found
+        return found, {}
     folder.mkdir(parents=True, exist_ok=True)
     table = folder.with_name(f"{folder.name}.csv")
     with table.open("w", newline="", encoding="utf-8") as stream:
@@ -65,10 +66,9 @@ def register(
             rows.writerow([*(getattr(pair, column) or "" for column in _BATCH), *organs])
     options = {"model": model, "device_name": device_name}
     outcome = batch.run_batch(table, folder, options, finished=_say, workers=workers)
-    if outcome.failed:
-        raise InputError(listed(table, [f"{row['case']}: {row['reason']}" for row in outcome.failed]))
-    verdicts = {row["case"]: row["verdict"] for row in outcome.rows}
-    return found | {p.case: (folder / p.case / "transform.h5", verdicts[p.case]) for p in missing}
+    failed = {row["case"]: row["reason"] for row in outcome.failed}
+    verdicts = {row["case"]: row["verdict"] for row in outcome.rows if row["case"] not in failed}
+    return found | {case: (folder / case / "transform.h5", color) for case, color in verdicts.items()}, failed
 
 
 def _say(row: dict) -> None:
@@ -92,7 +92,7 @@ def measured(pair: Pair, transform: Path) -> BreathingPair:
 
 def gather(
     pairs: Sequence[Pair],
-    transforms: dict[str, tuple[Path, str | None]],
+    transforms: Registered,
     recipe: Recipe,
     folder: Path,
     progress: Callable[[float], None] | None = None,
@@ -128,11 +128,11 @@ def _kept(pair: Pair, transform: Path, recipe: Recipe, path: Path) -> tuple[np.n
             "files": [[str(p), files.stamp(p)] for p in (pair.fixed_labels, transform)],
         }
     )
-    if path.is_file():
-        with safe_open(path, "np") as kept:
-            told = kept.metadata()
-            if told.get("made_of") == made_of:
-                return kept.get_tensor("input"), kept.get_tensor("measures"), tuple(json.loads(told["names"]))
+    # One that is damaged, as by a full disk, is made anew like one of other files.
+    with suppress(SafetensorError, OSError, KeyError, ValueError), safe_open(path, "np") as kept:
+        told = kept.metadata()
+        if told["made_of"] == made_of:
+            return kept.get_tensor("input"), kept.get_tensor("measures"), tuple(json.loads(told["names"]))
     lungs = measured(pair, transform)
     found = regional(lungs)
     arrays = {"input": prepare(lungs, recipe)[0], "measures": np.array(list(found.values()))}

@@ -15,6 +15,7 @@ from JointRegSegLib.deformation import scalar_image
 from JointRegSegLib.errors import InputError, OutputError
 from JointRegSegLib.lung import simulation, threshold
 from JointRegSegLib.output import complete_or_nothing
+from JointRegSegLib.tables import read_table
 
 from ..cohort import IMAGES, listed
 from . import cohort
@@ -69,6 +70,17 @@ class Simulation:
         """Number of people who are left out of training."""
         return round(self.patients * 13 / 41) if self.test is None else self.test
 
+    @property
+    def healthy_held_out(self) -> int:
+        """Those of them who are healthy: in proportion."""
+        return round(self.held_out * self.healthy / self.patients)
+
+    @property
+    def to_train(self) -> tuple[int, int]:
+        """Numbers of healthy and of diseased people to train on."""
+        healthy = self.healthy - self.healthy_held_out
+        return healthy, self.patients - self.held_out - healthy
+
 
 def simulate(asked: Simulation, folder: Path, progress: Callable[[float], None] | None = None) -> int:
     """Write a cohort: a folder for each case, `PAIRS` and `TRUTH`; returns the number of cases that were new.
@@ -89,7 +101,7 @@ def simulate(asked: Simulation, folder: Path, progress: Callable[[float], None] 
     shared, *own = np.random.default_rng(asked.seed).spawn(asked.patients + 1)
     sick = np.ones(asked.patients, bool)
     sick[shared.permutation(asked.patients)[: asked.healthy]] = False
-    test = _stratified(sick, asked.held_out, shared)
+    test = _stratified(sick, asked, shared)
     rows, made = [], 0
     for number, rng in enumerate(own):
         case = f"case_{number + 1:03d}"
@@ -135,11 +147,10 @@ def _claim(asked: Simulation, folder: Path) -> None:
         raise OutputError(f"{folder}: cannot be written ({error.strerror}); check space and permissions") from None
 
 
-def _stratified(sick: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+def _stratified(sick: np.ndarray, asked: Simulation, rng: np.random.Generator) -> np.ndarray:
     """(n,) bool: who is left out, of both kinds in proportion."""
     test = np.zeros(len(sick), bool)
-    share = round(count * (~sick).sum() / len(sick))
-    for kind, n in ((False, share), (True, count - share)):
+    for kind, n in ((False, asked.healthy_held_out), (True, asked.held_out - asked.healthy_held_out)):
         test[rng.permutation(np.flatnonzero(sick == kind))[:n]] = True
     return test
 
@@ -161,7 +172,7 @@ def _sources(data: Path) -> list[tuple[Path, Path | None]]:
 
 
 def _listed_sources(data: Path) -> Iterator[tuple[Path, Path | None]]:
-    for entry in cohort.entries(data, ("image",), ("image", "labels")):
+    for entry in read_table(data, ("image",), ("labels",)):
         labels = entry.get("labels")
         yield data.parent / entry["image"], data.parent / labels if labels else None
 

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from JointRegSegLib.errors import OutputError
+from JointRegSegLib.errors import InputError, OutputError
 from JointRegSegLib.lung.classifier import CARD, WEIGHTS, Classifier, likeness_entry, sigmoid, write_classifier
 from JointRegSegLib.lung.features import Recipe
 from JointRegSegLib.output import check_free
 
+from ..cohort import listed
 from . import baseline, figures, networks, prepare, report
 from .cohort import Pair
 from .likeness import likeness_of
@@ -92,7 +93,9 @@ def train_classifier(
     except OSError as error:
         raise OutputError(f"{folder}: cannot be created ({error.strerror}); name another folder") from None
     where = registrations or folder / "registrations"
-    transforms = prepare.register(pairs, where, settings.model, settings.device_name, settings.workers)
+    transforms, failed = prepare.register(pairs, where, settings.model, settings.device_name, settings.workers)
+    if failed:
+        raise InputError(listed("the cohort", [f"{case}: {reason}" for case, reason in failed.items()]))
     cohort = prepare.gather(pairs, transforms, settings.recipe, folder / "features", stage("prepare"))
     train = np.array([pair.split == "train" for pair in pairs])
     diseased = np.array([bool(pair.diseased) for pair in pairs])
