@@ -6,7 +6,7 @@ import unittest
 
 import slicer
 import vtk
-from JointRegSegGui import words
+from JointRegSegGui import packages, words
 from JointRegSegGui.parameters import JointRegSegParameterNode, forget_unknown
 from JointRegSegLib.errors import Canceled, JointRegSegError
 from JointRegSegLib.samples import samples
@@ -99,7 +99,9 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.report = ReportPanel(self.ui, self.logic.worker, self.tell)
         self.show = ShowPanel(self.ui, self.tell)
         self.propagate = PropagatePanel(self.ui, self.tell)
-        self.lung = LungPanel(self.ui, self.logic, self.tell, self.show.lay_out)
+        self.lung = LungPanel(
+            self.ui, self.logic, self.progress, self.show.lay_out, self.onParametersChanged, self._onResult
+        )
         self.timer = qt.QTimer()
         self.timer.setInterval(INTERVAL)
         self.timer.connect("timeout()", self.onTimer)
@@ -247,7 +249,9 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         parameters, button = self._parameterNode, self.ui.applyButton
         fixed, moving, entry = parameters.fixedVolume, parameters.movingVolume, self.models.entry
         missing, unfit = None, ""
-        if fixed is None and moving is None:
+        if self.lung.reviewing:
+            missing = _("The lungs are being reviewed")
+        elif fixed is None and moving is None:
             missing = _("Choose two volumes")
         elif fixed is None:
             missing = _("Choose a fixed volume")
@@ -287,7 +291,7 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.cancel(_("Canceled; the scene is as it was."))
             self._startWorker()
             return
-        if (missing := requirements.missing()) and not self._install(missing):
+        if not packages.ready(self.tell):
             return
         parameters = self._parameterNode
         last = self.show.result if parameters.replaceLast else None
@@ -306,21 +310,8 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         title = _("Register '{moving}' to '{fixed}'")
         pair = parameters.movingVolume, parameters.fixedVolume
         self.progress.begin(title.format(moving=pair[0].GetName(), fixed=pair[1].GetName()))
-        self._checkCanApply()
+        self.onParametersChanged()
         self.timer.start()
-
-    def _install(self, missing: list[str]) -> bool:
-        try:
-            if requirements.install(missing):
-                return True
-            self.tell(_("Nothing was installed, and nothing can be computed without it."))
-        except JointRegSegError as error:
-            self.tell(words.problem(error))
-        except Exception as error:  # of pip, or of what runs it
-            slicer.util.errorDisplay(
-                _("The packages could not be installed."), windowTitle="JointRegSeg", detailedText=str(error)
-            )
-        return False
 
     def cancel(self, text: str = "") -> None:
         """End a run, if there is one, and say why."""
@@ -358,8 +349,7 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _end(self, text: str) -> None:
         self._run = None
         self.progress.end(text)
-        if self._parameterNode is not None:
-            self._checkCanApply()
+        self.onParametersChanged()
 
     def _onResult(self, result: results.SceneResult) -> None:
         self.report.remember(result)

@@ -1,4 +1,4 @@
-"""The lung review: computed in the worker process, read in the panel and the views, and kept as a report."""
+"""The lung review: one click computes it in the worker process; read in the panel and the views, kept as a report."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from typing import Any
 
 import qt
 import slicer
+from JointRegSegLib.catalog import GENERIC
 from JointRegSegLib.errors import Canceled, JointRegSegError
 from JointRegSegLib.scene import lung
 from JointRegSegLib.scene.results import SceneResult
 from JointRegSegLib.scene.runs import private_folder
 from slicer.i18n import tr as _
 
-from . import words
+from . import packages, words
 from .parameters import Phase
 from .pdf import write_pdf
+from .progress import ProgressPanel
 
 #: What the table shows of each region beside the chosen measure: key, digits.
 COLUMNS = (("exhale_ml", 0), ("inhale_ml", 0))
@@ -31,14 +33,27 @@ class LungPanel:
     ----------
     logic : Registrar
         Begins reviews.
-    tell : callable
-        Takes a sentence for the user.
+    progress : ProgressPanel
+        Follows them.
     lay_out : callable
         Shows the result in the reading layout, which the review's layout builds on.
+    on_change : callable
+        Called when a review begins or ends.
+    on_result : callable
+        Takes the registration of two scans that were registered for a review.
     """
 
-    def __init__(self, ui: Any, logic: Any, tell: Callable[[str], None], lay_out: Callable[[], None]) -> None:
-        self.ui, self._logic, self._tell, self._lay_out = ui, logic, tell, lay_out
+    def __init__(
+        self,
+        ui: Any,
+        logic: Any,
+        progress: ProgressPanel,
+        lay_out: Callable[[], None],
+        on_change: Callable[[], None],
+        on_result: Callable[[SceneResult], None],
+    ) -> None:
+        self.ui, self._logic, self._progress, self._tell = ui, logic, progress, progress.tell
+        self._lay_out, self._on_change, self._on_result = lay_out, on_change, on_result
         self._parameters: Any = None
         self._result: SceneResult | None = None
         self._review: lung.LungReview | None = None
@@ -60,9 +75,14 @@ class LungPanel:
         ui.lungMeasureSelector.connect("currentIndexChanged(int)", self._on_measure)
 
     @property
+    def reviewing(self) -> bool:
+        """Whether a review is on its way."""
+        return self._run is not None
+
+    @property
     def busy(self) -> bool:
         """Whether something is being computed or drawn."""
-        return self._run is not None or self._page is not None
+        return self.reviewing or self._page is not None
 
     def update(self, parameters: Any, result: SceneResult | None) -> None:
         """Bring the section into step with the parameters and the result that is shown."""
@@ -78,17 +98,37 @@ class LungPanel:
             self._seen = seen
             self._fill()
 
+    def _scans(self) -> tuple[SceneResult | None, tuple[Any, Any] | None]:
+        """What a click reviews: a result, or two chosen scans that have to be registered first; or neither.
+
+        What is chosen counts; the result that is shown only where nothing is chosen, as in a scene that was opened.
+        """
+        pair = self._parameters.fixedVolume, self._parameters.movingVolume
+        if None in pair or pair[0] is pair[1] or words.unfit(*pair):
+            return self._result, None
+        shown = self._result is not None and lung.pair_of(self._result) == [node.GetID() for node in pair]
+        found = self._result if shown else lung.registration(slicer.mrmlScene, *pair)
+        return found, None if found is not None else pair
+
     def _enable(self) -> None:
-        reviewing, review = self._run is not None, self._review
-        self.ui.reviewLungsButton.enabled = reviewing or self._result is not None
-        self.ui.reviewLungsButton.text = _("Cancel") if reviewing else _("Review lungs")
-        self.ui.reviewLungsButton.toolTip = (
-            _("Measure how each part of the lungs moves and expands.")
-            if self._result is not None
-            else _("Register the two scans first, or choose a result.")
-        )
+        reviewing, review, button = self.reviewing, self._review, self.ui.reviewLungsButton
+        result, pair = self._scans()
+        free = (result is not None or pair is not None) and not self._progress.running
+        button.enabled = reviewing or free
+        # Qt takes a single ampersand for the mark of a shortcut.
+        named = _("Review lungs") if pair is None else _("Register && review lungs")
+        button.text = _("Cancel") if reviewing else named
+        if reviewing:
+            button.toolTip = _("End the review now; the scene stays as it is.")
+        elif pair is not None:
+            text = _("Register '{moving}' to '{fixed}', and measure how each part of the lungs moves and expands.")
+            button.toolTip = text.format(moving=pair[1].GetName(), fixed=pair[0].GetName())
+        elif result is not None:
+            button.toolTip = _("Measure how each part of the lungs moves and expands.")
+        else:
+            button.toolTip = _("Choose the two scans as fixed and moving volume.")
         self.ui.lungLayoutButton.enabled = self.ui.lungMeasureSelector.enabled = review is not None
-        self.ui.exchangeButton.enabled = review is not None and not reviewing
+        self.ui.exchangeButton.enabled = review is not None and not self._progress.running
         there = review is not None and self._last is not None and self._logic.worker.running
         there = there and self._last[:2] == (self._result.identifier, self._logic.worker.starts)
         for button in (self.ui.lungReportButton, self.ui.lungPdfButton):
@@ -123,22 +163,42 @@ class LungPanel:
         if self._run is not None:
             self._run.cancel()
             return
+        if not packages.ready(self._tell):
+            return
         parameters = self._parameters
+        result, pair = self._scans()
+        more: dict[str, Any] = {}
+        if pair is not None:
+            # The lungs begin on each other.
+            more["options"] = parameters.options() | {"model": GENERIC, "align": None}
+            more["outputs"] = parameters.outputs()
+            more["replaced"] = self._result if parameters.replaceLast else None
         try:
-            fixed, moving = lung.scans(self._result)
-            self._run = self._logic.startReview(
-                self._result,
+            fixed, moving = pair or lung.scans(result)
+            run = self._logic.startReview(
+                result,
                 fixed,
                 moving,
                 parameters.fixedIs.value,
                 {"fixed": parameters.fixedLungs, "moving": parameters.movingLungs},
                 {"fixed": parameters.fixedPoints, "moving": parameters.movingPoints},
                 lung.patient_of(fixed) if parameters.namePatient else None,
+                **more,
             )
         except JointRegSegError as error:
-            self._tell(words.problem(error))
+            self._say(words.problem(error))
             return
-        self._enable()
+        if result is not None:
+            parameters.result = result.identifier
+        self._run = run
+        text = _("Review the lungs of '{moving}' and '{fixed}'")
+        self._progress.begin(text.format(moving=moving.GetName(), fixed=fixed.GetName()))
+        self._on_change()
+
+    def _say(self, text: str) -> None:
+        """Below the main button, which may be out of sight, and below this one."""
+        self._tell(text)
+        self.ui.lungOrderLabel.text = html.escape(text)
 
     def exchange(self) -> None:
         """Take the fixed scan for the other phase, and review again."""
@@ -158,19 +218,27 @@ class LungPanel:
 
     def _follow(self, run: lung.LungRun) -> None:
         if not run.poll():
-            self._tell(_("{stage} …").format(stage=words.stage(run.stage)))
+            self._progress.follow(run)
+            self._say(self.ui.statusLabel.text)
             return
         self._run = None
-        if run.result is not None:
-            self._tell(_("The lungs are reviewed."))
-            self._last = run.result.result.identifier, self._logic.worker.starts, run.result.request
-        else:
+        if run.result is None:
             canceled = isinstance(run.error, Canceled)
-            self._tell(_("Canceled; the scene is as it was.") if canceled else words.problem(run.error))
+            self._progress.end(_("Canceled; the scene is as it was.") if canceled else words.problem(run.error))
+            self._say(self.ui.statusLabel.text)
+            self._on_change()
+            return
+        self._progress.end(_("The lungs are reviewed."))
+        result = run.result.result
+        self._last = result.identifier, self._logic.worker.starts, run.result.request
+        if run.registered:
+            self._progress.keep(result)
+            self._on_result(result)
+        self._on_change()
         if self._parameters is None:
             return
         self.update(self._parameters, self._result)
-        if run.result is not None and self._result is not None and self._last[0] == self._result.identifier:
+        if self._result is not None and self._last[0] == self._result.identifier:
             self.show()
 
     def show(self) -> None:
@@ -213,7 +281,7 @@ class LungPanel:
         try:
             self._folder = self._folder or private_folder("lung-")
             file = str(self._folder / ("printed.html" if target else "report.html"))
-            request = {"of": self._last[2], "file": file, "printed": bool(target)}
+            request = {"of": self._last[2], "page": "review", "file": file, "printed": bool(target)}
             self._page = self._logic.worker.submit("report", **request), target
         except JointRegSegError as error:
             self._tell(words.problem(error))
@@ -249,10 +317,14 @@ class LungPanel:
         """The scene is closed: nobody waits for the review."""
         if self._run is not None:
             self._run.cancel()
+            self._progress.end("")
+            self.ui.lungOrderLabel.text = ""
         self._run = self._review = self._last = None
 
     def close(self) -> None:
         """Leave no file behind."""
+        if self._run is not None:
+            self._run.cancel()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 

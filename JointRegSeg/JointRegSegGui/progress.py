@@ -21,6 +21,7 @@ class ProgressPanel:
 
     def __init__(self, ui: Any, worker: Worker) -> None:
         self.ui, self._worker = ui, worker
+        self.running = False
         self._stage = ""
         self._shown: list[str] = []
 
@@ -34,8 +35,8 @@ class ProgressPanel:
         self._worker.log.append(f"{time.strftime('%H:%M:%S')}  {text}")
 
     def begin(self, title: str) -> None:
-        """A run begins: clean slate."""
-        self._stage = ""
+        """A run begins: clean slate. There is one at a time."""
+        self.running, self._stage = True, ""
         self.note(title)
         self.tell("")
         self.ui.progressBar.setValue(0)
@@ -55,6 +56,7 @@ class ProgressPanel:
 
     def end(self, text: str) -> None:
         """A run has ended, and how."""
+        self.running = False
         self.ui.progressBar.visible = False
         self.tell(text)
         self.note(text)

@@ -11,7 +11,7 @@ def plain(value: float, digits: int) -> str:
 
 
 def percent(share: float) -> str:
-    """A share from 0 to 1: '0.0 %', '0.123 %', '12.3 %', '100 %'; only none looks like nothing, and only all like all."""
+    """A share from 0 to 1: '0.0 %', '0.123 %', '12.3 %', '100 %'; only nothing looks like nothing, and all like all."""
     value = 100 * share
     if 0 < value < 9.99:
         return f"{np.format_float_positional(value, 3, unique=False, fractional=False, trim='-')} %"

@@ -6,13 +6,16 @@ other side (`client`) made and will remove.
     {"id": 1, "task": "register", "folder": DIR, "fixed": NAME, "moving": NAME, "options": {…}}
         → {"id": 1, "event": "progress", "stage": "affine", "fraction": 0.4}, …
         → {"id": 1, "event": "result", "files": {"warped": NAME, …}, "report": {…}, "labels": [{"value": 1, …}, …]}
-    {"id": 2, "task": "report", "of": 1, "file": PATH}           page of request 1, if it was the last of its kind;
-                                                                 ``printed`` of a review, for Qt's rich text
+    {"id": 2, "task": "report", "of": 1, "file": PATH}           page of request 1, if it was the last of its kind; with
+                                                                 "page": "review" that of a review, which may be
+                                                                 ``printed``, for Qt's rich text
     {"id": 3, "task": "load", "model": NAME}                     have a model ready for the next click
     {"id": 4, "task": "batch", "table": CSV, "folder": DIR, "options": {…}, "overwrite": false, "given_up": {}}
         → "progress" with the case as its stage → {"id": 4, "event": "result", "rows": […], "summary": PATH}
     {"id": 5, "task": "review", "folder": DIR, "fixed": NAME, "moving": NAME, "transform": NAME, "reference": "inhale"}
         → {"id": 5, "event": "result", "files": {"lungs": NAME, "ventilation": NAME, …}, "report": {…}, "colors": {…}}
+          without ``transform`` the scans are registered first, with ``options`` and ``outputs`` as above; the answer of
+          that is beside, under "registration"
     …   → {"id": 3, "event": "error", "kind": "ModelError", "message": "…"}
 
 ``outputs`` of a registration names what to write beside warped image and transforms; all if it is left out. Beside
@@ -34,9 +37,12 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from .errors import JointRegSegError, lacks_memory
+
+if TYPE_CHECKING:
+    from .result import Registration
 
 IMAGES = ("fixed", "moving", "fixed_labels", "moving_labels")
 POINTS = ("fixed_points", "moving_points")
@@ -135,11 +141,7 @@ class _Server:
         """Files in, files out; without compression, which costs more time than it saves."""
         import SimpleITK as sitk
 
-        from . import models, output
-        from .deformation import displacement_on
-        from .files import grid_of
-        from .pipeline import field_lattice, register_and_segment
-        from .report import write_html
+        from .pipeline import register_and_segment
 
         folder = Path(request["folder"])
         images = {key: sitk.ReadImage(str(folder / request[key])) for key in IMAGES if request.get(key)}
@@ -149,7 +151,19 @@ class _Server:
             send({"id": request["id"], "event": "progress", "stage": stage, "fraction": fraction})
 
         result = register_and_segment(**images, **points, **request.get("options", {}), progress=progress)
-        names = {}
+        return self._registered(request, result)
+
+    def _registered(self, request: Request, result: Registration) -> dict[str, Any]:
+        """What a request for a registration, or for a review that has to register, is answered with."""
+        import SimpleITK as sitk
+
+        from . import models, output
+        from .deformation import displacement_on
+        from .files import grid_of
+        from .pipeline import field_lattice
+        from .report import write_html
+
+        folder, names = Path(request["folder"]), {}
         wanted = {*request.get("outputs", OUTPUTS), *ALWAYS}
         for key in output.IMAGES:
             if key in wanted and getattr(result, key) is not None:
@@ -168,7 +182,7 @@ class _Server:
         return {"files": names, "report": result.report, "labels": labels}
 
     def review(self, request: Request, send: Send) -> dict[str, Any]:
-        """A lung review of a transform that is there already; see `lung.reviewing`."""
+        """A lung review, of a transform if one is named; see `lung.reviewing`."""
         import SimpleITK as sitk
 
         from .files import read_transform
@@ -196,23 +210,27 @@ class _Server:
             **given,
             names={int(value): name for value, name in request["names"].items()} if request.get("names") else None,
             reference=reference,
-            transform=read_transform(folder / request["transform"]),
+            transform=read_transform(folder / request["transform"]) if request.get("transform") else None,
             patient=request.get("patient", {}),
             progress=progress,
+            **request.get("options", {}),
         )
         images = {"lungs": found.lungs, **found.maps}
         for name, image in images.items():
             sitk.WriteImage(image, str(folder / f"lung_{name}.nrrd"), useCompression=False)
         self.pages["review"] = request["id"], partial(write_html, found)
         files = {name: f"lung_{name}.nrrd" for name in images}
-        return {"files": files, "report": found.report, "colors": colors(found)}
+        answer = {"files": files, "report": found.report, "colors": colors(found)}
+        if not request.get("transform"):
+            answer["registration"] = self._registered(request, found.registration)
+        return answer
 
     def report(self, request: Request, send: Send) -> dict[str, Any]:
         """The page is drawn when somebody wants to see it."""
         if not self.pages:
             raise JointRegSegError("there is no result yet; register two volumes first")
-        write = dict(self.pages.values()).get(request["of"])
-        if write is None:
+        number, write = self.pages.get(request.get("page", "register"), (None, None))
+        if write is None or number != request["of"]:
             raise JointRegSegError("another pair was registered since, and only the last can be drawn; register again")
         write(Path(request["file"]), **({"printed": True} if request.get("printed") else {}))
         return {"file": request["file"]}

@@ -124,6 +124,36 @@ def test_what_cannot_be_reviewed(worker, scene, breathing):
     assert scene.GetNumberOfNodes() == before + 1
 
 
+def test_scans_that_nobody_registered(worker, scene, add, pair):
+    """Registered first, with chosen lungs of which one segmentation numbers its segments otherwise."""
+    nodes = {"fixed": add(pair.fixed, "Inhale"), "moving": add(pair.moving, "Exhale")}
+    lungs = {}
+    for side, order in (("fixed", (1, 2)), ("moving", (2, 1))):
+        node = lungs[side] = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", f"{side} lungs")
+        labels = getattr(pair, f"{side}_labels")
+        for value in order:
+            map_ = add(labels == value, f"{side} {value}", "vtkMRMLLabelMapVolumeNode")
+            slicer.vtkSlicerSegmentationsModuleLogic.ImportLabelmapToSegmentationNode(map_, node)
+            segment = node.GetSegmentation().GetNthSegment(node.GetSegmentation().GetNumberOfSegments() - 1)
+            segment.SetName("right lung" if value == 1 else "left lung")
+    options = {"working_size": 40}
+    stages = []
+    run = lung.LungRun(worker, scene, None, *nodes.values(), "inhale", lungs, options=options, outputs=("inverse",))
+    review = run.wait(lambda stage, fraction: stages.append((stage, fraction)))
+    assert review.result.report["quality"]["similarity"]["local_correlation"]["after"] > 0.5
+    assert review.result.get("inverse") is not None and review.result.get("jacobian") is None
+    assert lung.pair_of(review.result) == [node.GetID() for node in nodes.values()]
+    assert lung.registration(scene, *nodes.values()).identifier == review.result.identifier
+    assert lung.registration(scene, *reversed(nodes.values())) is None
+    report = review.report
+    assert [row["region"] for row in report["regions"]][1:3] == ["right lung", "left lung"]
+    assert not any("other way round" in text or "not there" in text for text in report["warnings"])
+    assert report["evidence"]["dice_after"] > report["evidence"]["dice_before"]
+    assert [x for _, x in stages] == sorted(x for _, x in stages) and "deformation" in {s for s, _ in stages}
+    with pytest.raises(InputError, match="reviewed as it is"):
+        lung.LungRun(worker, scene, review.result, *nodes.values(), options=options)
+
+
 def test_from_the_console(scene, breathing, tmp_path):
     """A transform of one's own, without a window; the page names nobody."""
     nodes, result = breathing

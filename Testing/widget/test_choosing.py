@@ -122,6 +122,16 @@ def test_missing_packages_are_offered(panel, click, monkeypatch):
     assert asked == [["tqdm"]] and not running(panel)
 
 
+def test_missing_packages_are_offered_by_this_button_too(panel, click, monkeypatch):
+    from JointRegSegLib.scene import requirements
+
+    asked = []
+    monkeypatch.setattr(requirements, "missing", lambda: ["tqdm"])
+    monkeypatch.setattr(requirements, "install", lambda modules: asked.append(modules) or False)
+    click(panel.ui.reviewLungsButton)
+    assert asked == [["tqdm"]] and not panel.lung.busy and "Nothing was installed" in panel.ui.statusLabel.text
+
+
 def test_who_declines_the_installation_is_told(panel, click, monkeypatch):
     from JointRegSegLib.scene import requirements
     from standin import services

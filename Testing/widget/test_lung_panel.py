@@ -22,7 +22,17 @@ def known(pair, tmp_path_factory):
 @pytest.fixture
 def breathing(scene, widget, pair, known):
     """The panel with a registered breath; the inhale is the fixed scan."""
-    from JointRegSegLib.scene import results, volumes
+    from JointRegSegLib.scene import results
+
+    nodes = scans(scene, pair)
+    assert not widget.ui.reviewLungsButton.enabled and "Choose" in widget.ui.reviewLungsButton.toolTip
+    widget._parameterNode.result = results.put(scene, *known, *nodes).identifier
+    return widget
+
+
+def scans(scene, pair) -> list:
+    """Inhale and exhale in the scene."""
+    from JointRegSegLib.scene import volumes
 
     nodes = []
     for name, image in (("I", pair.fixed), ("E", pair.moving)):
@@ -30,9 +40,7 @@ def breathing(scene, widget, pair, known):
         volumes.fill(node, image)
         node.CreateDefaultDisplayNodes()
         nodes.append(node)
-    assert not widget.ui.reviewLungsButton.enabled and "Register" in widget.ui.reviewLungsButton.toolTip
-    widget._parameterNode.result = results.put(scene, *known, *nodes).identifier
-    return widget
+    return nodes
 
 
 @pytest.fixture
@@ -121,6 +129,8 @@ def test_the_swap_is_offered_and_the_error_told(scene, breathing, review, pair):
     parameters.namePatient = True
     review()
     assert "exchange the two" in ui.lungOrderLabel.text and "exchange the two" in ui.lungWarningsLabel.text
+    parameters.fixedVolume, parameters.movingVolume = lung.scans(breathing.show.result)
+    assert ui.reviewLungsButton.text == "Review lungs"  # what is registered is not registered again
     review("exchangeButton")
     assert parameters.fixedIs is Phase.INHALE and "exchange" not in ui.lungOrderLabel.text
     report = lung.find(scene, breathing.show.result).report
@@ -168,3 +178,48 @@ def test_a_closed_scene_leaves_nothing(scene, breathing, click):
     scene.Clear(False)
     assert not breathing.lung.busy and breathing.ui.lungTable.rowCount == 0
     assert not breathing.ui.reviewLungsButton.enabled
+
+
+def test_one_click_registers_and_reviews(scene, widget, pair, click, wait, monkeypatch):
+    """Two scans that nobody registered: the bar goes on to the end, and then everything is there."""
+    import qt
+    from JointRegSegLib.scene import layout, lung
+
+    ui, parameters = widget.ui, widget._parameterNode
+    parameters.fixedVolume, parameters.movingVolume = scans(scene, pair)
+    parameters.workingSize = 32
+    assert ui.reviewLungsButton.text == "Register && review lungs" and "'E' to 'I'" in ui.reviewLungsButton.toolTip
+    before = scene.GetNumberOfNodes()
+    click(ui.reviewLungsButton)
+    assert ui.reviewLungsButton.text == "Cancel" and ui.progressBar.visible
+    assert not ui.applyButton.enabled and "being reviewed" in ui.applyButton.text
+    seen = set()
+    wait(lambda: seen.add(ui.progressBar.value) or ui.progressBar.value > 10, 120)
+    assert " left" in ui.lungOrderLabel.text and ui.lungOrderLabel.text == ui.statusLabel.text
+    click(ui.reviewLungsButton)
+    wait(lambda: not widget.lung.busy, 20)
+    assert "Canceled" in ui.statusLabel.text and "Canceled" in ui.lungOrderLabel.text
+    assert scene.GetNumberOfNodes() == before and not ui.progressBar.visible
+    assert ui.applyButton.enabled and ui.reviewLungsButton.text == "Register && review lungs"
+
+    click(ui.reviewLungsButton)
+    wait(lambda: seen.add(ui.progressBar.value) or not widget.lung.busy, 240)
+    assert ui.statusLabel.text == "The lungs are reviewed." and len(seen) > 5
+    result = widget.show.result
+    assert result.report["model"]["name"] == "generic" and parameters.result == result.identifier
+    assert lung.pair_of(result) == [parameters.fixedVolume.GetID(), parameters.movingVolume.GetID()]
+    assert result.get("inverse") is not None and not ui.resultsCollapsibleButton.collapsed
+    found = lung.find(scene, result)
+    assert found.report["evidence"]["dice_after"] > found.report["evidence"]["dice_before"]
+    view = layout.composite(scene, layout.COMPARISON)
+    assert view.GetForegroundVolumeID() == result.get("lung_map_ventilation").GetID()
+    assert ui.reviewLungsButton.text == "Review lungs" and ui.applyButton.enabled
+    # Both pages can be drawn.
+    opened = []
+    monkeypatch.setattr(qt.QDesktopServices, "openUrl", lambda url: opened.append(url.toLocalFile()))
+    wait(lambda: ui.reportButton.enabled, 5)
+    for button, title in ((ui.reportButton, "registered to"), (ui.lungReportButton, "Lung review")):
+        opened.clear()
+        click(button)
+        wait(lambda: opened, 60)
+        assert title in Path(opened[0]).read_text(encoding="utf-8")

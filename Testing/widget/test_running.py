@@ -212,3 +212,11 @@ def test_a_script_runs_beside_the_panel(panel, pair, click, wait):
     click(panel.ui.reportButton)
     wait(lambda: "another pair was registered since" in panel.ui.statusLabel.text, 60)
     wait(lambda: not panel.ui.reportButton.enabled)
+
+
+def test_one_thing_is_computed_at_a_time(endless, click):
+    panel = endless
+    click(panel.ui.applyButton)
+    assert not panel.ui.reviewLungsButton.enabled
+    click(panel.ui.applyButton)
+    assert panel.ui.reviewLungsButton.enabled and panel.ui.reviewLungsButton.text == "Register && review lungs"

@@ -22,8 +22,9 @@ LABELS, OUTLINE, REPORT, MAP = "lung_labels", "lung_outline", "lung_report", "lu
 LEVEL, WIDTH, OPACITY = -600, 1500, 0.7
 #: mm between arrows of the motion.
 SPACING = 12.0
-#: About how long each stage takes beside the others, in order.
+#: About how long each stage takes beside the others, in order; the second group where the scans are registered first.
 STAGES = {"starting": 1, "reading": 3, "resampling": 2, "checking": 2, "measuring": 4}
+REGISTERING = {"starting": 1, "reading": 3, "affine": 8, "deformation": 60, "refining": 20}
 
 Lungs = slicer.vtkMRMLLabelMapVolumeNode | slicer.vtkMRMLSegmentationNode
 
@@ -57,8 +58,9 @@ class LungRun(runs.Run):
 
     Parameters
     ----------
-    result : SceneResult
-        Holds the transform, and the review once it is there.
+    result : SceneResult or None
+        Holds the transform, and the review once it is there; None to register the scans, where lungs slide along the
+        wall.
     fixed, moving : vtkMRMLScalarVolumeNode
         The two scans; parent transforms count.
     reference : 'inhale' or 'exhale'
@@ -67,8 +69,12 @@ class LungRun(runs.Run):
         Label map or segmentation nodes by 'fixed' and 'moving'; lungs in CT are found by themselves.
     points : dict, optional
         Markups nodes by 'fixed' and 'moving', corresponding: they give the error.
-    patient : dict
+    patient : dict, optional
         What the report calls the patient; nobody is named without.
+    options : dict, optional
+        Of a registration, see `runs.Run`.
+    more
+        ``outputs`` and ``replaced`` of a registration, see `runs.Run`.
 
     Raises
     ------
@@ -78,17 +84,24 @@ class LungRun(runs.Run):
 
     result: LungReview | None
 
+    @property
+    def registered(self) -> bool:
+        """Whether the scans are registered for the review."""
+        return self._of is None
+
     def __init__(
         self,
         worker: Worker,
         scene: slicer.vtkMRMLScene,
-        result: SceneResult,
+        result: SceneResult | None,
         fixed: slicer.vtkMRMLScalarVolumeNode,
         moving: slicer.vtkMRMLScalarVolumeNode,
         reference: str = "inhale",
         lungs: Mapping[str, Lungs] | None = None,
         points: Mapping[str, slicer.vtkMRMLMarkupsNode] | None = None,
         patient: Mapping[str, str] | None = None,
+        options: Mapping[str, Any] | None = None,
+        **more: Any,
     ) -> None:
         if reference not in ("inhale", "exhale"):
             raise InputError(f"the fixed volume is 'inhale' or 'exhale', not '{reference}'")
@@ -96,8 +109,10 @@ class LungRun(runs.Run):
         points = {side: node for side, node in (points or {}).items() if node is not None}
         if len(points) == 1:
             raise InputError("landmarks are needed in both scans or in none; choose the other list, too")
+        if result is not None and options:
+            raise InputError("a registration that is there is reviewed as it is; leave its options out")
         self._of = result
-        self._transform = volumes.itk_transform(result.need("transform"))
+        self._transform = None if result is None else volumes.itk_transform(result.need("transform"))
         self._masks: dict[str, sitk.Image] = {}
         self._request: dict[str, Any] = {"reference": reference, "patient": dict(patient or {})}
         maps, names = {}, {}
@@ -108,29 +123,41 @@ class LungRun(runs.Run):
                     self._request["names"] = names
             else:
                 maps[side] = node
-        super().__init__(worker, scene, fixed, moving, {}, maps, points, ())
+        super().__init__(worker, scene, fixed, moving, dict(options or {}), maps, points, **{"outputs": (), **more})
 
     def _write(self) -> None:
         try:
             for name, mask in self._masks.items():
                 sitk.WriteImage(mask, str(self._folder / f"{name}.nrrd"), useCompression=False)
                 self._names[name] = f"{name}.nrrd"
-            sitk.WriteTransform(self._transform(), str(self._folder / "transform.h5"))
+            if self._transform is not None:
+                sitk.WriteTransform(self._transform(), str(self._folder / "transform.h5"))
+                self._names["transform"] = "transform.h5"
         except (RuntimeError, OSError, MemoryError) as error:
             self._problem = error
         super()._write()
 
     def _ask(self) -> int:
-        names = {"folder": str(self._folder), "transform": "transform.h5", **self._names}
+        names = {"folder": str(self._folder), **self._names}
+        if self._of is None:
+            names |= {"options": self._options, "outputs": self._outputs}
         return self._worker.submit("review", **names, **self._points, **self._request)
 
     def _overall(self, stage: str, fraction: float) -> float:
-        before = list(STAGES)[: list(STAGES).index(stage)] if stage in STAGES else []
-        return (sum(STAGES[name] for name in before) + STAGES.get(stage, 0) * fraction) / sum(STAGES.values())
+        stages = STAGES if self._of is not None else REGISTERING | STAGES
+        if not self._options.get("refine"):
+            stages = {name: share for name, share in stages.items() if name != "refining"}
+        return runs.passed(stages, stage, fraction)
 
     def _put(self, event: Event) -> LungReview:
         event["report"]["versions"]["slicer"] = runs.slicer_version()
-        out = put(self._scene, self._folder, event, self._of, self._fixed)
+        result = self._of or super()._put(event["registration"])
+        try:
+            out = put(self._scene, self._folder, event, result, self._fixed)
+        except BaseException:
+            if self._of is None:
+                results.remove(self._scene, result)
+            raise
         out.request = self._number
         return out
 
@@ -259,6 +286,20 @@ def scans(result: SceneResult) -> tuple[slicer.vtkMRMLScalarVolumeNode, slicer.v
     if None in pair:
         raise InputError("a volume of the result is not in the scene anymore; load it and register again")
     return pair
+
+
+def pair_of(result: SceneResult) -> list[str | None]:
+    """Identifiers of the fixed and the moving volume of a result, None where its transform is gone."""
+    transform = result.get("transform")
+    return [transform and transform.GetNodeReferenceID(role) for role in (FIXED_REFERENCE, MOVING_REFERENCE)]
+
+
+def registration(
+    scene: slicer.vtkMRMLScene, fixed: slicer.vtkMRMLScalarVolumeNode, moving: slicer.vtkMRMLScalarVolumeNode
+) -> SceneResult | None:
+    """The last result in the scene that is of these two volumes, None without one."""
+    there = (results.find(scene, entry.identifier) for entry in reversed(results.entries(scene)))
+    return next((r for r in there if r is not None and pair_of(r) == [fixed.GetID(), moving.GetID()]), None)
 
 
 def patient_of(node: slicer.vtkMRMLScalarVolumeNode) -> dict[str, str]:

@@ -117,7 +117,7 @@ class Registrar:
 
     def reviewLungs(
         self,
-        result: results.SceneResult | slicer.vtkMRMLTransformNode,
+        result: results.SceneResult | slicer.vtkMRMLTransformNode | None,
         fixedNode: slicer.vtkMRMLScalarVolumeNode | None = None,
         movingNode: slicer.vtkMRMLScalarVolumeNode | None = None,
         *,
@@ -126,14 +126,15 @@ class Registrar:
         points: Mapping[str, slicer.vtkMRMLMarkupsNode] | None = None,
         patient: Mapping[str, str] | None = None,
         progress: Callable[[str, float], bool | None] | None = None,
+        **options: Any,
     ) -> lung.LungReview:
-        """Review how lungs move and expand between two registered scans; blocks until the maps are in the scene.
+        """Review how lungs move and expand between two scans; blocks until the maps are in the scene.
 
         Parameters
         ----------
-        result : SceneResult or vtkMRMLTransformNode
+        result : SceneResult or vtkMRMLTransformNode or None
             A registration of this module, or any linear or displacement grid transform that applied to the moving
-            volume brings it onto the fixed one.
+            volume brings it onto the fixed one. None: the two volumes are registered, lungs sliding along the wall.
         fixedNode, movingNode : vtkMRMLScalarVolumeNode, optional
             The two scans; by default those of the result.
         fixedIs : 'inhale' or 'exhale'
@@ -146,6 +147,8 @@ class Registrar:
             What the report calls the patient; without it names nobody.
         progress : callable, optional
             ``progress(stage, fraction)``; returning False cancels.
+        options
+            Of a registration, see `registerAndSegment`.
 
         Returns
         -------
@@ -157,13 +160,14 @@ class Registrar:
         InputError, WorkerError, Canceled
             Why nothing came of it; the scene is as it was.
         """
-        if not isinstance(result, results.SceneResult):
+        if result is not None and not isinstance(result, results.SceneResult):
             result = results.SceneResult(nodes={"transform": result})
-        if fixedNode is None and movingNode is None:
+        if result is not None and fixedNode is None and movingNode is None:
             fixedNode, movingNode = lung.scans(result)
-        return self.startReview(result, fixedNode, movingNode, fixedIs, lungs, points, patient).wait(progress)
+        run = self.startReview(result, fixedNode, movingNode, fixedIs, lungs, points, patient, options)
+        return run.wait(progress)
 
-    def startReview(self, *arguments: Any) -> lung.LungRun:
+    def startReview(self, *arguments: Any, **more: Any) -> lung.LungRun:
         """Begin a review and return at once; takes what `lung.LungRun` takes after worker and scene.
 
         Raises
@@ -174,7 +178,7 @@ class Registrar:
             If something cannot be reviewed as it is.
         """
         requirements.check()
-        return lung.LungRun(self.worker, slicer.mrmlScene, *arguments)
+        return lung.LungRun(self.worker, slicer.mrmlScene, *arguments, **more)
 
     def writeLungReport(self, review: lung.LungReview, path: str | Path) -> Path:
         """Write the page of the last review, while the process that made it runs.
@@ -185,7 +189,7 @@ class Registrar:
             If another review was made since, or the file cannot be written.
         """
         path = Path(path).absolute()
-        self.worker.wait(self.worker.submit("report", of=review.request, file=str(path)))
+        self.worker.wait(self.worker.submit("report", of=review.request, page="review", file=str(path)))
         return path
 
     def registerSequence(

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -373,6 +373,11 @@ def overall(stage: str, fraction: float, options: dict[str, Any]) -> float:
     stages = dict(OPTIMIZED if options.get("model", GENERIC) == GENERIC else PREDICTED)
     if not options.get("refine"):
         stages.pop("refining", None)
+    return passed(stages, stage, fraction)
+
+
+def passed(stages: Mapping[str, float], stage: str, fraction: float) -> float:
+    """About how much is behind a run at a fraction of one of its stages, which take so long beside each other."""
     if stage not in stages:
         return 0.0
     order = list(stages)
