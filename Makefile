@@ -36,7 +36,8 @@ lint: $(VENV)/ready
 	$(BIN)/ruff format --check .
 
 bench: $(VENV)/ready
-	$(BIN)/python Testing/benchmarks/bench.py --system hippocampus --output bench/hippocampus
+	for system in $$($(BIN)/python Testing/benchmarks/bench.py --list); do \
+		$(BIN)/python Testing/benchmarks/bench.py --system $$system --output bench/$$system || exit 1; done
 	$(BIN)/python Testing/benchmarks/document.py Resources/Benchmarks bench/*/figures.json
 	$(BIN)/python Testing/benchmarks/known_affine.py
 	$(BIN)/python Testing/benchmarks/large_ct.py

@@ -23,7 +23,6 @@ from JointRegSegLib import metrics, models
 from JointRegSegLib.batch import run_batch
 from JointRegSegLib.cli import REFINE_STEPS
 from JointRegSegLib.pipeline import register_and_segment
-from JointRegSegTrainingLib.cohort import random_pairs
 from others import demons, peak, seconds_of, syn
 from scores import Row, score
 
@@ -39,8 +38,18 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, default=40)
     parser.add_argument("--output", type=Path, help="keep all results in this folder (default: a temporary one)")
     parser.add_argument("--no-ants", action="store_true", help="leave ANTs out")
+    parser.add_argument("--list", action="store_true", help="print the systems that can be measured, and do nothing")
     arguments = parser.parse_args()
+    if arguments.list:
+        print("\n".join(name for name, cohort in COHORTS.items() if cohort.models))
+        return 0
     cohort = COHORTS[arguments.system]
+    if not cohort.models:
+        print(
+            f"bench: none of {', '.join(cohort.names)} is installed; train one, or choose another --system",
+            file=sys.stderr,
+        )
+        return 2
     source = Path(arguments.data) / cohort.folder
     if not source.is_dir():
         print(f"bench: no {source}; give --data or set JOINTREGSEG_DATA", file=sys.stderr)
@@ -55,11 +64,9 @@ def main() -> int:
 
 def bench(cohort: Cohort, source: Path, folder: Path, count: int, with_ants: bool) -> dict:
     """Run all methods and print a line for each; their figures by method and pair."""
-    held_out = models.find(cohort.models[0]).manifest["training"]["held_out"]
-    pairs = list(dict.fromkeys(random_pairs(held_out, count, seed=1)))  # of few people some come twice
+    pairs, people = cohort.chosen(count)
     table = prepare(cohort, source, folder, pairs)
-    said = f"{len(pairs)} pairs of {len(held_out)} people who were not trained on; "
-    said += f"{torch.get_num_threads()} CPU threads"
+    said = f"{len(pairs)} pairs of {people} people who were not trained on; {torch.get_num_threads()} CPU threads"
     print(f"{said}\n")
     for titles in (FIRST, SECOND):
         print("".join(f"{t:>{w}}" if w > 0 else f"{t:<{-w}}" for t, w in zip(titles, WIDTHS, strict=True)))
@@ -87,9 +94,9 @@ def bench(cohort: Cohort, source: Path, folder: Path, count: int, with_ants: boo
         for row in outcome.failed:
             print(f"{row['case']}: {row['reason']}", file=sys.stderr)
         seconds = {row["case"]: row["estimating_seconds"] for row in outcome.rows}
-        segmented = () if name == "generic" else models.find(options["model"]).label_values
+        segmented = () if name == "generic" else {*models.find(options["model"]).label_values} & {*labels}
         keep(name, score(table, folder / name.replace(", --", "-"), labels, seconds, segmented))
-    names = {label.value: label.name for label in cohort.plan.labels}
+    names = {label.value: label.name for label in cohort.plan.labels if label.value in labels}
     return {"said": said, "machine": platform.machine(), "labels": names, "memory": memory, "methods": out}
 
 

@@ -26,6 +26,8 @@ COLUMNS = (
     ("there and back, voxels", "mean_error", 3, 1),
     ("seconds", "seconds", 2, 1),
 )
+#: What the others are compared with: the first of these that was measured.
+REFERENCES = ("ANTs SyN", "generic")
 
 
 def main() -> int:
@@ -55,18 +57,18 @@ def chapter(found: dict, folder: Path) -> list[str]:
     out += ["", "Dice of each structure:", "", _line(["structure", *methods]), _line(["---"] * (len(methods) + 1))]
     for value, label in names.items():
         out.append(_line([label, *(_mean(rows, f"dice {value}", 3, 1) for rows in methods.values())]))
-    if "ANTs SyN" in methods:
-        out += ["", "Difference of Dice from ANTs SyN, Wilcoxon's signed-rank test, p corrected after Holm:", ""]
-        out += _compared(methods)
+    reference = next(name for name in REFERENCES if name in methods)
+    out += ["", f"Difference of Dice from {reference}, Wilcoxon's signed-rank test, p corrected after Holm:", ""]
+    out += _compared(methods, reference)
     plot(methods, folder / f"{system}.png")
     return [*out, "", f"![Dice of each pair by method]({system}.png)", ""]
 
 
-def _compared(methods: dict[str, list[dict]]) -> list[str]:
-    reference = np.array([row["dice"] for row in methods["ANTs SyN"]])
+def _compared(methods: dict[str, list[dict]], reference: str) -> list[str]:
+    base = np.array([row["dice"] for row in methods[reference]])
     tests = []
     for name, rows in methods.items():
-        difference = np.array([row["dice"] for row in rows]) - reference
+        difference = np.array([row["dice"] for row in rows]) - base
         if difference.any():
             tests.append((name, difference.mean(), (difference > 0).mean(), wilcoxon(difference).pvalue))
     tests.sort(key=lambda test: test[3])
