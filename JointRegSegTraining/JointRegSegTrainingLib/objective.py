@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import torch
 import torch.nn.functional as F
 from JointRegSegLib import fields, losses
 from JointRegSegLib.errors import InputError
-from JointRegSegLib.networks import Prediction
+from JointRegSegLib.networks import Level, Prediction
 
 from .plan import Weights
 
@@ -33,6 +33,15 @@ def completed(labels: torch.Tensor, known: torch.Tensor, prediction: Prediction)
     guess = torch.cat(scores).float().softmax(1) * open_
     drawn = labels * ~open_
     return drawn + guess / guess.sum(1, keepdim=True).clamp_min(1e-6) * (1 - drawn.sum(1, keepdim=True))
+
+
+def one_way(prediction: Prediction, n: int) -> Prediction:
+    """Of the answer for N pairs the direction from moving to fixed alone, as of a network that gives no other."""
+    levels = []
+    for level in prediction.levels:
+        parts = (level.displacement, level.gradients, level.affine, level.velocity)
+        levels.append(Level(*(None if part is None else part[:n] for part in parts)))
+    return replace(prediction, backward=None, backward_affine=None, levels=levels)
 
 
 def objective(

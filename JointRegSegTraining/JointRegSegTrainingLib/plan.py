@@ -84,6 +84,8 @@ class Plan:
         Convolutions in bfloat16: half the time on a GPU, and on a CPU that knows it (AVX-512 BF16). None: on a GPU.
     alternate : dict
         Steps that each part of the network is trained for, in turn (Xu & Niethammer 2019); empty: all parts at once.
+    both_ways : bool
+        Count both directions of a network that answers in both; without, moving to fixed alone.
     complete : bool
         What no one has annotated is taken from the network's own segmentation (the same paper, equation 2).
     """
@@ -108,6 +110,7 @@ class Plan:
     mixed: bool | None = None
     frozen: tuple[str, ...] = ()
     alternate: dict[str, int] = field(default_factory=dict)
+    both_ways: bool = True
     complete: bool = False
     annotated_share: float = 0.0
     seed: int = 0

@@ -16,7 +16,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from JointRegSegLib.errors import InputError
 from JointRegSegLib.networks import NETWORKS, RegistrationNetwork
 
-from .plan import Plan
+from .plan import Plan, from_entries
 from .schemes import scheme_of
 from .subjects import Subject
 
@@ -238,7 +238,8 @@ class Trainer:
             self.folder.mkdir(parents=True, exist_ok=True)
             plan_file.write_text(text, encoding="utf-8")
         self.accelerator.wait_for_everyone()
-        if json.loads(plan_file.read_text(encoding="utf-8")) != json.loads(text):
+        # Entries that an earlier version did not know are as they are by default.
+        if from_entries(json.loads(plan_file.read_text(encoding="utf-8")), str(plan_file)) != self.plan:
             raise InputError(f"{plan_file} holds another plan; choose another folder")
 
     def _resume(self) -> None:

@@ -13,15 +13,13 @@ import argparse
 import csv
 import json
 import os
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from JointRegSegTrainingLib import evaluation, subjects
-from JointRegSegTrainingLib.runs import load_run, part
 from scipy.stats import false_discovery_control, mannwhitneyu
+from trainings import Trainings, bundle, call, figures
 
 #: Folders of the data, after which the configurations are named, too.
 SYSTEMS = ("hippocampus", "brain")
@@ -68,9 +66,9 @@ def main() -> int:
         split += [] if labeled is None else ["--labeled", labeled]
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "cohort.csv").exists():
-            _call("cohort", source, "--output", folder / "cohort.csv", *split)
+            call("cohort", source, "--output", folder / "cohort.csv", *split)
         for stage, run in _trained(folder, arguments, STAGES if labeled is not None else STAGES[:1]):
-            found[labeled, stage.name] = _rows(run, arguments.pairs)
+            found[labeled, stage.name] = figures(run, arguments.pairs)
     show(found)
     (arguments.output / "figures.json").write_text(
         json.dumps([{"labeled": n, "training": name, "pairs": rows} for (n, name), rows in found.items()], indent=1)
@@ -78,31 +76,15 @@ def main() -> int:
     return 0
 
 
-def _call(*words: object) -> None:
-    subprocess.run([sys.executable, "-m", "JointRegSegLib.cli", *map(str, words)], check=True)
-
-
 def _trained(folder: Path, arguments: argparse.Namespace, stages: tuple[Stage, ...]) -> list[tuple[Stage, Path]]:
     """Run of each stage, which begins with the weights of the one before."""
+    trainings = Trainings(f"deepatlas-{arguments.system}", arguments.set)
     runs: list[tuple[Stage, Path]] = []
     for stage in stages:
-        run, bundle = folder / stage.name, folder / f"{stage.name} bundle"
-        changes = [f"steps={round(arguments.steps * stage.share)}", *stage.changes, *arguments.set]
-        start = ["--start", folder / f"{runs[-1][0].name} bundle"] if runs else []
-        if not bundle.exists():
-            words = ["train", "--config", f"deepatlas-{arguments.system}", "--cohort", folder / "cohort.csv"]
-            words += ["--output", run, *start, *(word for change in changes for word in ("--set", change))]
-            _call(*words)
-            _call("export", "--run", run, "--output", bundle, "--pairs", 2)
-        runs.append((stage, run))
+        start = bundle(runs[-1][1]) if runs else None
+        steps = round(arguments.steps * stage.share)
+        runs.append((stage, trainings.train(folder / stage.name, folder / "cohort.csv", steps, stage.changes, start)))
     return runs
-
-
-def _rows(run: Path, count: int) -> list[dict[str, float]]:
-    """Figures of each random pair of the people left out."""
-    plan, rows, network = load_run(run)
-    held_out = subjects.load(part(rows, "test"), plan, run)
-    return evaluation.each(network, held_out, subjects.pairs_of(held_out, count), plan)
 
 
 def show(found: dict[tuple[int | None, str], list[dict[str, float]]]) -> None:

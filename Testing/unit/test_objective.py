@@ -8,7 +8,7 @@ import pytest
 import torch
 from JointRegSegLib.errors import InputError
 from JointRegSegLib.networks import Level, Prediction
-from JointRegSegTrainingLib.objective import completed, memberships, objective
+from JointRegSegTrainingLib.objective import completed, memberships, objective, one_way
 from JointRegSegTrainingLib.plan import Weights
 
 NONE = Weights(**dict.fromkeys(asdict(Weights()), 0.0))
@@ -138,3 +138,19 @@ def test_only_the_segmented_labels_are_asked_of_the_segmentation():
     good = objective(still(scores=right), images, labels, weights, segmented=[1])["segmentation"]
     assert good == pytest.approx(0, abs=1e-3)
     assert objective(still(scores=-right), images, labels, weights, segmented=[1])["segmentation"] > 10
+
+
+def test_one_way_counts_as_a_network_that_gives_no_other():
+    """The terms of the forward half, whatever the backward one says."""
+    images, labels = torch.rand(2, 1, 4, 4, 4), memberships(HALF.expand(2, 1, 4, 4, 4), (1,))
+    weights = only(error=1.0, overlap=1.0, inverse=1.0, smoothness=1.0)
+    u = torch.randn(1, 3, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    alone = Prediction(u, levels=[Level(u, None)])
+    for other in (-u, torch.full_like(u, 3.0)):
+        both = Prediction(u, other, levels=[Level(torch.cat([u, other]), None)])
+        found, expected = (objective(x, images, labels, weights) for x in (one_way(both, 1), alone))
+        assert {name: float(value) for name, value in found.items()} == pytest.approx(
+            {name: float(value) for name, value in expected.items()}
+        )
+        assert float(found["inverse"]) == 0 < float(found["error"])
+        assert float(objective(both, images, labels, weights)["inverse"]) >= 0

@@ -8,7 +8,7 @@ import torch
 from JointRegSegLib.errors import InputError
 from torch import nn
 
-from ..objective import memberships, objective
+from ..objective import memberships, objective, one_way
 from ..plan import Plan
 from ..subjects import Subject
 
@@ -53,6 +53,7 @@ class Pairs:
         with torch.autocast(images.device.type, torch.bfloat16, enabled=bool(self.plan.mixed)):
             prediction = network(images[:n], images[n:])
         plan = self.plan
+        prediction = prediction if plan.both_ways else one_way(prediction, n)
         return objective(prediction, images, labels, plan.weights, self.known[chosen], plan.complete, plan.segmented)
 
     def draw(self, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,0 +1,98 @@
+"""Trainings by `jointregseg train` that go on where they were, and their figures: what experiments have in common."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from JointRegSegTrainingLib import evaluation, subjects
+from JointRegSegTrainingLib.runs import load_run, part
+from JointRegSegTrainingLib.trainer import read_state
+
+Figures = list[dict[str, float]]
+
+
+class OutOfTime(Exception):
+    """The time of `Trainings` is up; called again with the same folder they go on."""
+
+
+def call(*words: object) -> None:
+    """`jointregseg` in a process of its own.
+
+    Raises
+    ------
+    CalledProcessError
+        If it fails.
+    """
+    subprocess.run([sys.executable, "-m", "JointRegSegLib.cli", *map(str, words)], check=True)
+
+
+@dataclass
+class Trainings:
+    """Runs of one configuration.
+
+    Attributes
+    ----------
+    changes : sequence of str
+        To the configuration, in all runs.
+    minutes : float
+        For all of them together.
+    """
+
+    config: str
+    changes: Sequence[str] = ()
+    minutes: float = float("inf")
+
+    def __post_init__(self) -> None:
+        self._end = time.monotonic() + 60 * self.minutes
+
+    @property
+    def left(self) -> float:
+        """Minutes that are left."""
+        return (self._end - time.monotonic()) / 60
+
+    def train(
+        self, run: Path, cohort: Path, steps: int, changes: Sequence[str] = (), start: Path | None = None
+    ) -> Path:
+        """Train to the end, unless that is done; returns the run's folder.
+
+        Raises
+        ------
+        OutOfTime
+            If the end is not reached in time.
+        """
+        if not _done(run, steps):
+            if self.left <= 0:
+                raise OutOfTime
+            words = ["train", "--config", self.config, "--cohort", cohort, "--output", run]
+            words += ["--max-minutes", self.left]
+            words += ["--start", start] if start else []
+            for change in (f"steps={steps}", *changes, *self.changes):
+                words += ["--set", change]
+            call(*words)
+            if not _done(run, steps):
+                raise OutOfTime
+        return run
+
+
+def _done(run: Path, steps: int) -> bool:
+    return (run / "state.pt").is_file() and read_state(run)["step"] >= steps
+
+
+def bundle(run: Path) -> Path:
+    """The run as a model bundle beside it, to begin other runs with."""
+    place = run.with_name(f"{run.name} bundle")
+    if not place.exists():
+        call("export", "--run", run, "--output", place, "--pairs", 2)
+    return place
+
+
+def figures(run: Path, count: int) -> Figures:
+    """Of random pairs of the people whom the run's cohort leaves out."""
+    plan, rows, network = load_run(run)
+    held_out = subjects.load(part(rows, "test"), plan, run)
+    return evaluation.each(network, held_out, subjects.pairs_of(held_out, count), plan)

@@ -1,0 +1,121 @@
+"""What benchmarks choose, cut out, train and tell, without running any of them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from JointRegSegLib import catalog, models
+from JointRegSegLib.deformation import scalar_image
+from JointRegSegLib.geometry import Grid
+from JointRegSegTrainingLib import cohort
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+import ablation
+import document
+import trainings
+from cohorts import COHORTS
+
+
+def test_what_is_installed_is_measured(monkeypatch):
+    """Models of a system and their relatives, on people whom none of them has seen."""
+    held_out = {"uresnet-brain": ["a", "b", "c", "d"], "uresnet-brain-paper": ["b", "c", "d"], "brainy": ["x"]}
+    monkeypatch.setattr(catalog, "entries", lambda: [{"name": name} for name in held_out])
+    bundle = type("Bundle", (), {})
+    monkeypatch.setattr(
+        models, "find", lambda name: setattr(b := bundle(), "manifest", {"training": {"held_out": held_out[name]}}) or b
+    )
+    assert COHORTS["brain"].models == ["uresnet-brain", "uresnet-brain-paper"]
+    assert [name for name, system in COHORTS.items() if system.models] == ["brain"]
+    pairs, people = COHORTS["brain"].chosen(40)
+    assert (
+        people == 3 and {name for pair in pairs for name in pair} == {"b", "c", "d"} and len(set(pairs)) == len(pairs)
+    )
+
+
+def row(dice: float) -> dict[str, float]:
+    keys = ("hd95", "folded", "spread", "mean_error", "seconds")
+    return {"before": 0.5, "dice": dice, "dice 1": dice, **dict.fromkeys(keys, 1.0)}
+
+
+@pytest.mark.parametrize("reference", ["ANTs SyN", "generic"])
+def test_the_document_compares_with_what_was_measured(tmp_path, reference):
+    methods = {
+        "none": [{"before": 0.5, "dice": 0.5, "dice 1": 0.5, "hd95": 3.0}] * 8,
+        reference: [row(0.6)] * 8,
+        "better": [row(0.7 + n / 100) for n in range(8)],
+    }
+    found = {"system": "heart", "said": "8 pairs", "machine": "x", "labels": {"1": "left"}, "memory": {"better": 1.5}}
+    (tmp_path / "figures.json").write_text(json.dumps(found | {"methods": methods}))
+    text = "\n".join(document.chapter(json.loads((tmp_path / "figures.json").read_text()), tmp_path))
+    assert f"Difference of Dice from {reference}, Wilcoxon" in text
+    # All of eight pairs are better: 2 / 2**8, times the two tests.
+    assert "| better | +0.135 | 100 % | 0.016 |" in text and "| better |  | 1.50 |" in text
+    assert (tmp_path / "heart.png").stat().st_size > 1000
+
+
+def test_hippocampi_are_cut_out_of_brains_on_one_side(tmp_path):
+    """Of an oblique lattice: in the middle of the crop, of the true size, and the left one mirrored."""
+    axes = np.diag([1.0, -1, 1]) @ np.array([[0.995, -0.0998, 0], [0.0998, 0.995, 0], [0, 0, 1]])
+    grid = Grid.centered((20, -30, 40), (120, 100, 90), (1, 1.1, 1.2), axes)
+    k, j, i = np.indices(grid.shape)
+    points = grid.to_world(np.stack([i, j, k], -1))
+    labels, image = np.zeros(grid.shape, np.uint8), np.zeros(grid.shape, np.float32)
+    for value, side in ((47, -1), (48, 1)):
+        away = points - (20 + side * 25, -30, 40)
+        labels[np.linalg.norm(away / (8, 18, 7), axis=-1) < 1] = value
+        image += 100 * np.exp(-(((away - (side * 6, 0, 0)) / 5) ** 2).sum(-1))  # bright on the outer side
+    for kind, values in (("images", image), ("labels", labels)):
+        (tmp_path / kind).mkdir()
+        sitk.WriteImage(scalar_image(values, grid), str(tmp_path / kind / "b.nii.gz"))
+    rows = ablation.cut_out(tmp_path, tmp_path / "crops")
+    assert [(row.name, row.subject, row.split) for row in rows] == [("b_right", "b", "train"), ("b_left", "b", "train")]
+    assert not cohort.check(rows)
+    cut = [sitk.GetArrayFromImage(sitk.ReadImage(str(row.image))) for row in rows]
+    drawn = [sitk.GetArrayFromImage(sitk.ReadImage(str(row.labels))) for row in rows]
+    for values in drawn:
+        assert values.shape == ablation.CROP[::-1] and set(np.unique(values)) == {0, 1}
+        assert values.sum() == pytest.approx(4 / 3 * np.pi * 8 * 18 * 7, rel=0.05)
+        np.testing.assert_allclose(np.argwhere(values).mean(0), (np.array(values.shape) - 1) / 2, atol=1)
+    np.testing.assert_allclose(cut[0], cut[1], atol=12)  # sampled elsewhere
+    assert np.abs(cut[0] - cut[0][..., ::-1]).max() > 50
+
+
+def test_trainings_go_on_and_stop_in_time(tmp_path, monkeypatch):
+    called = []
+
+    def trains(*words: object) -> None:
+        called.append(words)
+        (tmp_path / "run").mkdir(exist_ok=True)
+        torch.save({"step": 5 * len(called)}, tmp_path / "run" / "state.pt")
+
+    monkeypatch.setattr(trainings, "call", trains)
+    all_runs = trainings.Trainings("some", ["pairs=1"], 60)
+    with pytest.raises(trainings.OutOfTime):
+        all_runs.train(tmp_path / "run", Path("c.csv"), 10, ["seed=3"])
+    assert called[0][-6:] == ("--set", "steps=10", "--set", "seed=3", "--set", "pairs=1")
+    assert all_runs.train(tmp_path / "run", Path("c.csv"), 10) == tmp_path / "run" and len(called) == 2
+    all_runs.train(tmp_path / "run", Path("c.csv"), 10)
+    assert len(called) == 2  # it is done
+    with pytest.raises(trainings.OutOfTime):
+        trainings.Trainings("some", minutes=0).train(tmp_path / "other", Path("c.csv"), 10)
+    assert len(called) == 2
+
+
+def test_the_table_of_the_ablation(capsys):
+    figures = {"before": 0.5, "hd95": 2.0, "spread": 0.1, "folded": 0.0}
+    found = {
+        name: [figures | {"dice": base + n / 1000} for n in range(10)]
+        for name, base in (("baseline", 0.6), ("+ symmetry", 0.7), ("+ pretraining", 0.7))
+    }
+    ablation.show(found)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split()[:3] == ["unregistered", "0.500", "0.500"]
+    assert lines[3].split()[-2:] == ["+0.100", "0.0039"]  # 2 / 2**10, times two tests
+    assert lines[4].split()[-2:] == ["+0.000", "1"] and "10 pairs" in lines[-1]
