@@ -169,7 +169,8 @@ def test_a_bundle_comes_back_as_it_was(tmp_path):
         ("likeness", {"precision": [[1.0, 0.0]]}, "likeness: 2 measures"),
         ("likeness", {"scale": [0.1, 0.0]}, "scales above 0"),
         ("baseline", {"coefficients": [1.0, 2.0, 3.0]}, "baseline: 2 measures"),
-        ("baseline", {"coefficients": [1.0, float("nan")]}, "finite"),
+        ("baseline", {"coefficients": [1.0, float("nan")]}, "not finite"),
+        ("calibration", {"slope": float("inf")}, "not finite"),
         ("baseline", {"names": ["lungs: ventilation", "spleen: size"]}, "'spleen: size' is no measure"),
     ],
 )

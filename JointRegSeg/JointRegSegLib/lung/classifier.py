@@ -260,6 +260,10 @@ def _check(card: dict[str, Any], folder: Path) -> None:
     except jsonschema.ValidationError as error:
         place = "/".join(map(str, error.absolute_path)) or "top level"
         raise ModelError(f"{folder}: {CARD} is not valid at {place}: {error.message}") from None
+    try:
+        json.dumps([card[entry] for entry in ("calibration", "likeness", "baseline")], allow_nan=False)
+    except ValueError:
+        raise ModelError(f"{folder}: {CARD} holds numbers that are not finite; get the bundle anew") from None
     for entry, columns in (
         ("likeness", ("center", "scale", "precision")),
         ("baseline", ("center", "scale", "coefficients")),
@@ -267,11 +271,10 @@ def _check(card: dict[str, Any], folder: Path) -> None:
         told = card[entry]
         count = len(told["names"])
         lengths = [len(told[column]) for column in columns] + [len(row) for row in told.get("precision", ())]
-        numbers = [x for column in columns for x in np.ravel(told[column])] if set(lengths) == {count} else []
-        if not numbers or not np.isfinite(numbers).all() or min(told["scale"]) <= 0:
+        if set(lengths) != {count} or min(told["scale"]) <= 0:
             raise ModelError(
-                f"{folder}: {CARD} is not valid at {entry}: {count} measures need {count} finite numbers each, and "
-                "scales above 0; get the bundle anew"
+                f"{folder}: {CARD} is not valid at {entry}: {count} measures need as many numbers each, and scales "
+                "above 0; get the bundle anew"
             )
         if strange := set(told["names"]) - set(REGIONAL):
             raise ModelError(

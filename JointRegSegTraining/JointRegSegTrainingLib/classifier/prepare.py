@@ -129,7 +129,7 @@ def _kept(pair: Pair, transform: Path, recipe: Recipe, path: Path) -> tuple[np.n
         }
     )
     # One that is damaged, as by a full disk, is made anew like one of other files.
-    with suppress(SafetensorError, OSError, KeyError, ValueError), safe_open(path, "np") as kept:
+    with suppress(SafetensorError, OSError, KeyError, TypeError, ValueError), safe_open(path, "np") as kept:
         told = kept.metadata()
         if told["made_of"] == made_of:
             return kept.get_tensor("input"), kept.get_tensor("measures"), tuple(json.loads(told["names"]))
