@@ -97,7 +97,10 @@ def trained(arguments: argparse.Namespace) -> Iterator[tuple[str, Path]]:
 
 
 def cut_out(source: Path, folder: Path) -> list[cohort.Row]:
-    """Both hippocampi of each brain, left ones mirrored so that all are of one side, with their whole as label 1."""
+    """Both hippocampi of each brain, with their whole as label 1.
+
+    Right ones are mirrored: by their headers the other crops show left ones.
+    """
     rows = []
     for path in sorted((source / "images").glob("*.nii.gz")):
         image, grid = files.to_tensor(files.read_image(path))
@@ -110,7 +113,7 @@ def cut_out(source: Path, folder: Path) -> list[cohort.Row]:
             paths = {}
             for kind, values, mode in (("images", image, "bilinear"), ("labels", (labels == value).float(), "nearest")):
                 cut = resample(values, grid, target, mode=mode, fill=float(values.min()))[0, 0].numpy()
-                out = scalar_image(cut[..., ::-1].copy() if value == LEFT else cut, target)
+                out = scalar_image(cut[..., ::-1].copy() if value == RIGHT else cut, target)
                 out = sitk.Cast(out, sitk.sitkUInt8) if kind == "labels" else out
                 paths[kind] = folder / kind / f"{name}.nii.gz"
                 paths[kind].parent.mkdir(parents=True, exist_ok=True)
