@@ -116,11 +116,7 @@ def register_and_segment(
     Canceled
         If ``progress`` returned False.
     """
-    check_options(refine, similarity, align, fill, working_size, seed)
-    if transform is not None and (refine or str(model) != models.GENERIC):
-        raise InputError(
-            "a transform that is given is taken as it is; leave model and refinement out, or the transform"
-        )
+    check_options(refine, similarity, align, fill, working_size, seed, model, transform)
     _check_organs(fixed_organs, moving_organs, str(model), align, transform)
     given = {
         "fixed": fixed,
@@ -224,9 +220,13 @@ def check_options(
     fill: float | None = None,
     working_size: int | None = None,
     seed: int = 0,
+    model: str | Path = models.GENERIC,
+    transform: object = None,
     **others: object,
 ) -> None:
     """Refuse values that no pair could be registered with; ``others`` are options that need no check.
+
+    Beside a ``transform``, which is taken as it is, what tells how to find one is refused.
 
     Raises
     ------
@@ -246,6 +246,12 @@ def check_options(
             raise InputError(f"{name} takes a whole number from {low} to {high}, not {value!r}")
     if fill is not None and not (isinstance(fill, numbers.Real) and math.isfinite(fill)):
         raise InputError(f"fill takes a finite number, not {fill!r}")
+    chosen = {"model": str(model) != models.GENERIC, "refinement": refine, "alignment": align}
+    ignored = [name for name, value in (chosen | {"working size": working_size, "seed": seed}).items() if value]
+    if transform is not None and ignored:
+        raise InputError(
+            f"a transform that is given is taken as it is; leave {' and '.join(ignored)} out, or the transform"
+        )
 
 
 @contextmanager

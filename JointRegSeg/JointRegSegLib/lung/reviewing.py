@@ -20,7 +20,7 @@ from ..deformation import scalar_image
 from ..errors import InputError
 from ..geometry import Grid, resample
 from ..output import check_free, complete_or_nothing
-from ..pipeline import ImageSource, PointSource, register_and_segment
+from ..pipeline import ImageSource, PointSource, check_options, register_and_segment
 from ..preprocess import is_ct
 from ..progress import Progress, silent, tell
 from ..result import Registration
@@ -37,8 +37,6 @@ from .table import Breath, maps, table
 SMOOTHING = 3.0
 #: Share of the lungs outside the other image beyond which there is nothing to review.
 LOST = 0.5
-#: Options of a registration that mean nothing where there is none.
-_BEGINNINGS = {"align": "the alignment", "working_size": "the working size", "seed": "the seed"}
 REPORT, TABLE, PAGE = "review.json", "table.csv", "report.html"
 #: All names that the folder of a review can hold.
 NAMES = {
@@ -163,11 +161,7 @@ def review(
         raise InputError(f"the reference is 'inhale' or 'exhale', not '{reference}'")
     if names and inhale_lungs is None and exhale_lungs is None:
         raise InputError("names belong to label maps, of which none was given", "lungs")
-    ignored = [word for key, word in _BEGINNINGS.items() if options.get(key)]
-    if transform is not None and ignored:
-        raise InputError(
-            f"a transform that is given is taken as it is; leave {' and '.join(ignored)} out, or the transform"
-        )
+    check_options(transform=transform, **options)
     began = time.perf_counter()
     given = {"inhale": (inhale, inhale_lungs, inhale_points), "exhale": (exhale, exhale_lungs, exhale_points)}
     tell(progress, "reading", 0.0)
