@@ -191,7 +191,7 @@ def by_optimization(
     fine = min(40, 40 * GENERIC_VOXELS // lattice.voxels)
     levels = (Level(4, 30, 0.3), Level(2, 40, 0.3), Level(1, fine + refine, 0.1))
     objective = Objective(similarity=similarity)
-    forward, inverse = from_nothing(carried, small_fixed, objective, levels, progress)
+    forward, inverse = from_nothing(carried, small_fixed, objective, levels, progress, spacing=lattice.spacing[::-1])
     return Estimate(Deformation(lattice, forward.cpu(), inverse.cpu(), matrix), alignment)
 
 

@@ -23,7 +23,10 @@ from .similarity import FLAT, Similarity, dissimilarity
 
 @dataclass(frozen=True)
 class Level:
-    """One resolution: images averaged over blocks of ``factor``³ voxels, for ``iterations`` steps.
+    """One resolution: images averaged over blocks of ``factor`` voxels along each axis, for ``iterations`` steps.
+
+    Along axes whose voxels are longer a block has fewer, so that it is as near to a cube as can be: thick slices are
+    few, and the more that are averaged, the less is known of the motion through them.
 
     ``rate`` is the first step of Adam in control voxels. Adam moves every parameter equally far, however weak its
     gradient: on the finest level, where little is left to move, large steps would mostly be noise.
@@ -67,7 +70,7 @@ class Objective:
 AFTER_NETWORK = Objective(
     window=3, image=0.3, overlap=1.0, smoothness=0.1, folding=100.0, inverse=0.1, margin=0.3, spread=1
 )
-#: Spacing of the parameters' lattice in voxels of the level's images.
+#: Spacing of the parameters' lattice in voxels of the level's images, along their finest axis.
 CONTROL = 2
 
 
@@ -78,8 +81,11 @@ def from_nothing(
     levels: Sequence[Level],
     progress: Progress = silent,
     regions: tuple[torch.Tensor, torch.Tensor] | None = None,
+    spacing: Sequence[float] = (1.0, 1.0, 1.0),
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Fit a diffeomorphism to two (1, C, D, H, W) images on one lattice, coarse to fine.
+
+    ``spacing`` is the lattice's, along D, H, W.
 
     ``regions`` are (1, K, D, H, W) memberships in the moving and in the fixed image of K organs that slide along what
     is around them: each, and the rest, has a diffeomorphism of its own, which counts where the organ is; organs have
@@ -99,10 +105,11 @@ def from_nothing(
     parts = 1 if regions is None else 1 + regions[0].shape[1]
     velocity = torch.zeros(parts, 3, 2, 2, 2, device=moving.device)
     for level, told in _told(levels, progress, "deformation"):
-        images = [_shrink(x, level.factor) for x in (moving, fixed)]
-        classes = None if regions is None else [_shrink(x, level.factor) for x in regions]
-        here = images[0].shape[2:]
-        velocity = fields.resize(velocity, _lattice(here))
+        blocks = _blocks(level.factor, spacing)
+        images = [_shrink(x, blocks) for x in (moving, fixed)]
+        classes = None if regions is None else [_shrink(x, blocks) for x in regions]
+        lengths = [length * n for length, n in zip(spacing, blocks, strict=True)]
+        velocity = fields.resize(velocity, _lattice(images[0].shape[2:], lengths))
 
         def motion(change: torch.Tensor, start: torch.Tensor = velocity) -> torch.Tensor:
             v = start + change
@@ -165,10 +172,11 @@ def from_network(
     """
     both = torch.cat([forward, backward])
     for level, told in _told(levels, progress, "refining"):
-        images = [_shrink(x, level.factor) for x in (moving, fixed)]
+        blocks = 3 * [level.factor]
+        images = [_shrink(x, blocks) for x in (moving, fixed)]
         classes = None
         if moving_classes is not None and fixed_classes is not None:
-            classes = [_shrink(x, level.factor) for x in (moving_classes, fixed_classes)]
+            classes = [_shrink(x, blocks) for x in (moving_classes, fixed_classes)]
         here = images[0].shape[2:]
         start = fields.resize(both, here)
 
@@ -249,13 +257,21 @@ def joint_objective(
     return loss
 
 
-def _lattice(shape: Sequence[int]) -> tuple[int, ...]:
-    return tuple(max(-(-n // CONTROL), 2) for n in shape)
+def _blocks(length: int, spacing: Sequence[float]) -> list[int]:
+    """Voxels along each axis that are about as long as ``length`` of them along the finest one."""
+    return [max(round(length * min(spacing) / along), 1) for along in spacing]
 
 
-def _shrink(image: torch.Tensor, factor: int) -> torch.Tensor:
-    factors = [min(factor, max(n // 2, 1)) for n in image.shape[2:]]  # an axis of one voxel could not be moved along
-    return F.avg_pool3d(image, factors, factors, ceil_mode=True, count_include_pad=False) if factor > 1 else image
+def _lattice(shape: Sequence[int], spacing: Sequence[float] = (1.0, 1.0, 1.0)) -> tuple[int, ...]:
+    return tuple(max(-(-n // step), 2) for n, step in zip(shape, _blocks(CONTROL, spacing), strict=True))
+
+
+def _shrink(image: torch.Tensor, blocks: Sequence[int]) -> torch.Tensor:
+    if max(blocks) == 1:
+        return image
+    # An axis of one voxel could not be moved along.
+    kernel = [min(block, max(n // 2, 1)) for block, n in zip(blocks, image.shape[2:], strict=True)]
+    return F.avg_pool3d(image, kernel, kernel, ceil_mode=True, count_include_pad=False)
 
 
 def _smooth(parameters: torch.Tensor, passes: int) -> torch.Tensor:

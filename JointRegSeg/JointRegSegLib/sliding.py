@@ -74,7 +74,9 @@ def by_organs(
     levels = (coarse, middle, replace(fine, iterations=fine.iterations + refine))
     objective = Objective(similarity=similarity, overlap=1.0, spread=SPREAD, flat=FLAT)
     regions = source[:, -1:], target[:, -1:]
-    forward, inverse = from_nothing(source[:, :-1], target[:, :-1], objective, levels, progress, regions)
+    forward, inverse = from_nothing(
+        source[:, :-1], target[:, :-1], objective, levels, progress, regions, lattice.spacing[::-1]
+    )
     deformation = _shifted(Deformation(lattice, forward.cpu(), inverse.cpu(), matrix))
     return Estimate(deformation, "organs", sliding=True)
 
