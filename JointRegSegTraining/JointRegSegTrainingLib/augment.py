@@ -39,6 +39,13 @@ class Augmentation:
         self, images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Vary pairs: images (2 N, C, D, H, W) with memberships (2 N, K, D, H, W), partners N places apart."""
+        images, labels = self.moved(images, labels, generator)
+        return self.toned(images, generator), labels
+
+    def moved(
+        self, images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Vary the pose and the shape alone, by one resampling."""
         count, shape = images.shape[0], images.shape[2:]
         device = images.device
 
@@ -71,7 +78,14 @@ class Augmentation:
             waves = waves * along.view(1, 3, 1, 1, 1)
             coordinates = coordinates + self.elastic * fields.resize(waves, shape, rescale=False)
         both = sample(torch.cat([images, labels], 1), coordinates)
-        images, labels = both.split([images.shape[1], labels.shape[1]], 1)
+        return both.split([images.shape[1], labels.shape[1]], 1)
+
+    def toned(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Vary the intensities alone, of each image by itself."""
+        count, shape, device = images.shape[0], images.shape[2:], images.device
+
+        def uniform(*size: int) -> torch.Tensor:
+            return 2 * torch.rand(*size, generator=generator).to(device) - 1
 
         if self.gamma:
             low, high = (f(images, (1, 2, 3, 4), keepdim=True) for f in (torch.amin, torch.amax))
@@ -82,4 +96,4 @@ class Augmentation:
         images = images * torch.exp(self.contrast * uniform(count, 1, 1, 1, 1)) + self.bias * log_gain
         images = images + self.contrast * uniform(count, 1, 1, 1, 1)
         noise = torch.randn(images.shape, generator=generator).to(device)
-        return images + self.noise * uniform(count, 1, 1, 1, 1).abs() * noise, labels
+        return images + self.noise * uniform(count, 1, 1, 1, 1).abs() * noise

@@ -36,6 +36,7 @@ class Weights:
     folding: float = 10.0
     segmentation: float = 1.0
     velocity: float = 0.0
+    displacement: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,21 @@ class Shapes:
     spacing: tuple[float, float, float]
     edge: float = 12.0
     sort_slices: bool = False
+
+
+@dataclass(frozen=True)
+class Breaths:
+    """How scheme 'breathing' draws a breath, and the rest of a pair; what each key means: ``plan.schema.json``."""
+
+    simulated: float = 0.75
+    depth: float = 40.0
+    ribs: float = 10.0
+    sliding: float = 0.7
+    stiffening: float = 1.0
+    people: float = 0.4
+    wander: float = 8.0
+    colors: float = 0.5
+    blanked: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -99,6 +115,7 @@ class Plan:
     other_labels: str = "refuse"
     scheme: str = "pairs"
     references: Shapes | None = None
+    breaths: Breaths = field(default_factory=Breaths)
     weights: Weights = field(default_factory=Weights)
     augmentation: Augmentation = field(default_factory=Augmentation)
     steps: int = 4000
@@ -159,7 +176,8 @@ def from_entries(entries: dict[str, Any], origin: str) -> Plan:
         raise InputError(f"{origin}: " + "; ".join(_told(error) for error in errors))
     known = {key: value for key, value in entries.items() if key != "card"}
     known["labels"] = tuple(Label(**_tuples(label)) for label in known["labels"])
-    for key, kind in (("preprocessing", Preprocessing), ("weights", Weights), ("augmentation", Augmentation)):
+    kinds = {"preprocessing": Preprocessing, "weights": Weights, "augmentation": Augmentation, "breaths": Breaths}
+    for key, kind in kinds.items():
         if key in known:
             try:
                 known[key] = kind(**_tuples(known[key]))

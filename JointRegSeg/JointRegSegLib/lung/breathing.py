@@ -19,7 +19,7 @@ from ..errors import InputError
 from ..geometry import Grid
 from .slip import projected
 
-#: Spacing in mm of the lattice on which velocities are made.
+#: Spacing in mm of the lattice on which velocities are made, unless another is asked for.
 LATTICE = 4.0
 #: Steps in which the flow within the lungs is followed.
 STEPS = 12
@@ -78,6 +78,7 @@ def breathe(
     breath: Breath,
     stiffness: np.ndarray | None = None,
     air: float | None = -1000.0,
+    spacing: float = LATTICE,
 ) -> Breathed:
     """Have a volume breathe.
 
@@ -92,6 +93,9 @@ def breathe(
         (D, H, W) between 0 (soft) and 1 (stiff), in the original.
     air : float or None
         Value of no mass, from which lung's density counts; None leaves intensities as they are.
+    spacing : float
+        Of the lattice on which velocities are made, in mm: a coarser one takes less time, and lungs slide on it with
+        borders that are as much coarser.
 
     Raises
     ------
@@ -100,10 +104,10 @@ def breathe(
     """
     if not (lungs > 0).any():
         raise InputError("there is no lung to breathe with: the label map is empty")
-    lattice = _lattice(grid)
+    lattice = _lattice(grid, spacing)
     coarse = _carried(lungs.astype(np.float32), grid, lattice, 0).astype(np.int16)
     smooth = _body_velocity(coarse > 0, lattice, breath)
-    body = fields.scale_and_square(torch.from_numpy(smooth)[None].float() / LATTICE)  # voxels of the lattice
+    body = fields.scale_and_square(torch.from_numpy(smooth)[None].float() / spacing)  # voxels of the lattice
 
     world = np.stack(_world(grid))
     # Where each voxel's tissue is once the lungs have slid, and then once the body has moved.
@@ -126,13 +130,13 @@ def truth(breathed: Breathed, grid: Grid) -> Deformation:
     return Deformation(grid, displacement, fields.invert(displacement), np.eye(4))
 
 
-def _lattice(grid: Grid) -> Grid:
-    """A lattice along the body's axes around all of ``grid``."""
+def _lattice(grid: Grid, spacing: float) -> Grid:
+    """A lattice of ``spacing`` mm along the body's axes around all of ``grid``."""
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in grid.size], indexing="ij")).reshape(3, -1).T
     world = grid.to_world(corners)
-    low, high = world.min(0) - 2 * LATTICE, world.max(0) + 2 * LATTICE
-    size = tuple(int(n) for n in np.ceil((high - low) / LATTICE) + 1)
-    affine = np.diag([LATTICE, LATTICE, LATTICE, 1.0])
+    low, high = world.min(0) - 2 * spacing, world.max(0) + 2 * spacing
+    size = tuple(int(n) for n in np.ceil((high - low) / spacing) + 1)
+    affine = np.diag([spacing, spacing, spacing, 1.0])
     affine[:3, 3] = low
     return Grid(size, affine)
 
@@ -169,30 +173,31 @@ def _to_world(displacement: torch.Tensor, lattice: Grid) -> np.ndarray:
 def _body_velocity(lung: np.ndarray, lattice: Grid, breath: Breath) -> np.ndarray:
     """(3, D, H, W) smooth velocity in mm along the lattice's axes k, j, i, which are the body's: up, back, left."""
     _, _, z = _world(lattice)
+    spacing = lattice.spacing[0]
     levels = np.flatnonzero(lung.any((1, 2)))
     heights = lattice.to_world(np.stack([0 * levels, 0 * levels, levels], 1))[:, 2]
     # Each column's lung ends above the diaphragm; columns without lung take the nearest one's.
     footprint = lung.any(0)
     base = np.where(footprint, z[:, 0, 0][lung.argmax(0)], 0)
     nearest = ndimage.distance_transform_edt(~footprint, return_distances=False, return_indices=True)
-    base = ndimage.gaussian_filter(base[tuple(nearest)], 5)
+    base = ndimage.gaussian_filter(base[tuple(nearest)], 20 / spacing)
     top = heights.max()
     above = np.clip((z - base) / np.maximum(top - base, 40.0), 0, 1)
     below = np.clip((base - z) / BELLY, 0, 1)
     profile = np.cos(above * np.pi / 2) ** 1.5 * np.cos(below * np.pi / 2) ** 2
-    wall = np.clip(ndimage.distance_transform_edt(footprint, sampling=LATTICE) / WALL, 0, 1)
-    wall = ndimage.gaussian_filter(wall * wall * (3 - 2 * wall), 1)
+    wall = np.clip(ndimage.distance_transform_edt(footprint, sampling=spacing) / WALL, 0, 1)
+    wall = ndimage.gaussian_filter(wall * wall * (3 - 2 * wall), 4 / spacing)
     up = breath.depth * profile * wall
     # The ribs: front and sides come in, least at the apex and below the lungs; the spine rests.
-    _, y, x = np.indices(lattice.shape) * LATTICE
-    place = np.argwhere(footprint) * LATTICE
+    _, y, x = np.indices(lattice.shape) * spacing
+    place = np.argwhere(footprint) * spacing
     (front, left), (back, right) = np.percentile(place, 1, 0), np.percentile(place, 99, 0)
     middle, wide, deep = (left + right) / 2, (right - left) / 2, back - front
     height = np.clip((z - heights.min() + 60) / 60, 0, 1) * np.clip((top + 60 - z) / 120, 0, 1)
     inward = breath.ribs * height * height * (3 - 2 * height)
     to_back = inward * np.clip((back - y) / deep, -0.3, 1.3)
     to_side = -inward / 2 * np.clip((x - middle) / wide, -1.3, 1.3)
-    return np.stack([ndimage.gaussian_filter(c, 2) for c in (up, to_back, to_side)])
+    return np.stack([ndimage.gaussian_filter(c, 8 / spacing) for c in (up, to_back, to_side)])
 
 
 def _slid(
@@ -214,7 +219,7 @@ def _slid(
     if stiffness is not None and breath.stiffening:
         stiff = _carried(stiffness.astype(np.float32), grid, lattice, 1)
         stiff = ndimage.map_coordinates(stiff, _at(lattice, on_lattice + _to_world(body, lattice)), order=1)
-        stiff = ndimage.gaussian_filter(stiff, 1.5)
+        stiff = ndimage.gaussian_filter(stiff, 6 / lattice.spacing[0])
         divergence = -breath.stiffening * growing.mean(where=shown > 0) * (stiff - stiff.mean(where=shown > 0))
     # Lung near the wall, where the body's own motion fades, follows the diaphragm.
     lag = np.zeros_like(smooth)
@@ -229,7 +234,7 @@ def _slid(
         region = shown == value
         if not region.any():
             continue
-        flow = projected(region, np.full(3, LATTICE), lag, divergence).astype(np.float32)
+        flow = projected(region, lattice.spacing, lag, divergence).astype(np.float32)
         inside = own == value
         points, grown = world[:, inside], np.zeros(int(inside.sum()), np.float32)
         nearest = ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True)

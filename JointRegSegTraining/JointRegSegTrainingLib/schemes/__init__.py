@@ -28,6 +28,10 @@ def scheme_of(plan: Plan, subjects: Sequence[Subject], references: Path | None, 
         from .references import References
 
         return References(plan, subjects, references, device)
+    if plan.scheme == "breathing":
+        from .breathing import Breathing
+
+        return Breathing(plan, subjects, device)
     return Pairs(plan, subjects, device)
 
 
