@@ -140,9 +140,9 @@ class Breathing(Pairs):
         stiffness = fields.resize(torch.rand(1, 1, 4, 4, 4, generator=generator), grid.shape, rescale=False)
         if not parts.any():  # the variation has moved them out of the lattice
             return labels.new_zeros(1, 3, *shape), labels.new_ones(1, 1, *shape)
-        breathed = breathe(
-            np.zeros(grid.shape, np.float32), grid, parts, breath, stiffness[0, 0].numpy(), None, LATTICE
-        )
+        spacing = max(LATTICE, *grid.spacing)
+        still = np.zeros(grid.shape, np.float32)  # the motion alone is asked for
+        breathed = breathe(still, grid, parts, breath, stiffness[0, 0].numpy(), None, spacing)
         displacement = fields.to_voxel(torch.from_numpy(breathed.displacement)[None], grid)
         ratio = torch.from_numpy(breathed.volume_ratio)[None, None]
         displacement, ratio = fields.resize(displacement, shape), fields.resize(ratio, shape, rescale=False)
