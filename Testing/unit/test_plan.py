@@ -6,7 +6,9 @@ import json
 from dataclasses import asdict, fields
 
 import pytest
+import torch
 from JointRegSegLib.errors import InputError
+from JointRegSegLib.networks import LinearDeformableNetwork
 from JointRegSegLib.preprocess import Preprocessing
 from JointRegSegTrainingLib import plan, trainer
 from JointRegSegTrainingLib.augment import Augmentation
@@ -203,3 +205,13 @@ def test_references_need_their_shapes(file):
         made(file, "scheme=references")
     found = made(file, "scheme=references", "references={structures: [[1], [1, 2]], spacing: [1, 2, 3]}")
     assert found.references == Shapes(((1,), (1, 2)), (1, 2, 3))
+
+
+def test_the_published_lung_network_is_the_papers():
+    path = find("lung-published")
+    with torch.device("meta"):
+        network, paper = trainer.build(from_entries(read_entries(path), str(path))), LinearDeformableNetwork.paper()
+    shapes, published = ({k: v.shape for k, v in n.state_dict().items()} for n in (network, paper))
+    assert shapes == published
+    for key in ("stride", "both", "velocity", "passes", "divisor"):
+        assert getattr(network, key) == getattr(paper, key)
