@@ -148,13 +148,19 @@ def test_the_distance_from_the_truth_counts_most_in_the_lungs(generator):
     weight = torch.ones(1, 1, 4, 6, 8)
     assert breathing.missed(exact, truth, weight) == pytest.approx(0.01, rel=1e-3)
     off = truth + torch.tensor([3.0, 4.0, 0]).view(1, 3, 1, 1, 1)
+    assert breathing.missed(Prediction(off, levels=[Level(off, None)]), truth, weight) == pytest.approx(5, rel=1e-3)
+    # An affine part that is the whole truth counts twice when it is wrong, and an idle one once.
     shift = torch.tensor([[[1.0, 0, 0, 3], [0, 1, 0, 4], [0, 0, 1, 0]]])
-    for wrong in (Level(off, None), Level(truth, None, shift)):
-        assert breathing.missed(Prediction(off, levels=[wrong]), truth, weight) == pytest.approx(5, rel=1e-3)
-    half = fields.resize(truth, (2, 3, 4))
-    assert breathing.missed(Prediction(truth, levels=[Level(half, None)]), truth, weight) == pytest.approx(
-        0.01, rel=1e-3
-    )
+    whole, still = torch.zeros_like(truth) + off - truth, torch.zeros_like(truth)
+    for level, expected in (
+        (Level(still, None, shift), 0.01 + breathing.ALONE * 0.01),
+        (Level(whole, None, torch.eye(3, 4)[None]), 0.01 + breathing.ALONE * 5),
+        (Level(whole, None, shift), 5 + breathing.ALONE * 0.01),
+    ):
+        found = breathing.missed(Prediction(whole, levels=[level]), whole, weight)
+        assert found == pytest.approx(expected, rel=1e-3)
+    half = Level(fields.resize(truth, (2, 3, 4)), None)  # whose voxels are twice as wide, so that rounding counts twice
+    assert breathing.missed(Prediction(truth, levels=[half]), truth, weight) == pytest.approx(0.02, rel=1e-3)
     plan = made()
     pair = Breathing(plan, [person(plan, "a"), person(plan, "b")], CPU).simulated(0, torch.Generator().manual_seed(2))
     counts = breathing._weight(pair.images[1:], 1 - pair.labels[1:, :1])

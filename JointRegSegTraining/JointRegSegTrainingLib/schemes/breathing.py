@@ -26,6 +26,8 @@ from .pairs import Pairs
 LATTICE = 8.0
 #: What the distance from the known motion counts outside of the body, in it, and in the lungs.
 OUTSIDE, BODY, LUNGS = 0.05, 0.35, 1.0
+#: What the distance of the affine part alone counts.
+ALONE = 0.5
 #: Knots of a random map of intensities, and the deviations about the mean between which they lie.
 KNOTS, REACH = 7, 3.0
 #: Distance in mm between the knots of the random shape of another person.
@@ -150,16 +152,22 @@ class Breathing(Pairs):
 
 
 def missed(prediction: Prediction, truth: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Mean distance in voxels from the (N, 3, D, H, W) truth under a (N, 1, D, H, W) weight, over all levels."""
+    """Mean distance in voxels from the (N, 3, D, H, W) truth under a (N, 1, D, H, W) weight, over all levels.
+
+    Where there is an affine part its own distance counts too, `ALONE` as much: it shall take what it can.
+    """
     out = truth.new_zeros(())
     n, shape = len(truth), truth.shape[2:]
     for level in prediction.levels:
         small = level.displacement.shape[2:]
-        total = fields.then_affine(level.displacement[:n], None if level.affine is None else level.affine[:n])
-        error = (total - fields.resize(truth, small)) * (shape[0] / small[0])
-        counts = F.adaptive_avg_pool3d(weight, small)
-        length = (error.square().sum(1, keepdim=True) + 1e-4).sqrt()
-        out = out + (length * counts).sum() / counts.sum() / len(prediction.levels)
+        counts, goal = F.adaptive_avg_pool3d(weight, small), fields.resize(truth, small)
+        affine = None if level.affine is None else level.affine[:n]
+        parts = [(1.0, fields.then_affine(level.displacement[:n], affine))]
+        if affine is not None:
+            parts.append((ALONE, fields.then_affine(torch.zeros_like(goal), affine)))
+        for share, found in parts:
+            length = ((found - goal).square().sum(1, keepdim=True) + 1e-4).sqrt() * (shape[0] / small[0])
+            out = out + share * (length * counts).sum() / counts.sum() / len(prediction.levels)
     return out
 
 
