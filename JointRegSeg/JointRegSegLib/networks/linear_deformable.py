@@ -41,6 +41,8 @@ from .interface import Level, Prediction, RegistrationNetwork, stacked
 from .linear import AffineHead, composed, inverted, refined
 
 DILATIONS = (1, 1, 2, 3, 5)
+#: Of a look's velocity, which is a few of its voxels at most.
+SQUARINGS = 5
 
 
 class SqueezeExcitation(nn.Module):
@@ -163,7 +165,9 @@ class LinearDeformableNetwork(RegistrationNetwork):
     def _level(self, answer: torch.Tensor, merged: torch.Tensor) -> Level:
         """What one look found: the deformation from the (N, 3, d, h, w) answer, the affine map from the features."""
         gradients = None if self.velocity else torch.sigmoid(answer)
-        displacement = fields.scale_and_square(answer) if self.velocity else fields.integrate_gradients(gradients)
+        displacement = (
+            fields.scale_and_square(answer, SQUARINGS) if self.velocity else fields.integrate_gradients(gradients)
+        )
         if self.linear is None:
             return Level(displacement, gradients)
         affine = self.linear(merged, merged.shape[2:])
