@@ -142,6 +142,23 @@ def test_random_colors_are_one_map_of_the_intensities(generator):
     assert len(steps.mul(100).round().unique()) > 3  # not linear
 
 
+@pytest.mark.parametrize("people", [0, 1])
+def test_images_of_one_person_are_colored_and_blanked_alike(people):
+    """Nothing but the lungs' own two values is left in a blanked image; of two people each is blanked by itself."""
+    plan = made(people=people, blanked=0.5, depth=0, ribs=0, sliding=0)
+    scheme = Breathing(plan, [person(plan, "a"), person(plan, "b")], CPU)
+    kinds = set()
+    for seed in range(12):
+        pair = scheme.simulated(0, torch.Generator().manual_seed(seed))
+        outside = pair.labels[:, 0] > 0.99
+        kinds.add(tuple(float(x[0][o].std()) < 1e-3 for x, o in zip(pair.images, outside, strict=True)))
+    assert kinds == ({(a, b) for a in (True, False) for b in (True, False)} if people else {(True,) * 2, (False,) * 2})
+    plan = made(people=people, colors=1, depth=0, ribs=0, sliding=0)
+    pair = Breathing(plan, [person(plan, "a"), person(plan, "b")], CPU).simulated(0, torch.Generator().manual_seed(0))
+    deep = [float(x[0][lung > 0.99].median()) for x, lung in zip(pair.images, pair.labels[:, 1], strict=True)]
+    assert (abs(deep[0] - deep[1]) < 0.05) == (not people)
+
+
 def test_the_distance_from_the_truth_counts_most_in_the_lungs(generator):
     truth = torch.randn(1, 3, 4, 6, 8, generator=generator)
     exact = Prediction(truth, levels=[Level(truth, None)])

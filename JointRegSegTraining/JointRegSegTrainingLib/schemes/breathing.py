@@ -108,23 +108,25 @@ class Breathing(Pairs):
         def chance(share: float) -> bool:
             return bool(torch.rand((), generator=generator) < share)
 
-        if chance(breaths.blanked):
-            image = torch.where(labels[:, :1] > 0.5, image.amin((2, 3, 4), keepdim=True), image)
         displacement, ratio = self._breath(labels, generator)
         # Lungs keep their mass; the lowest value has none.
         air, lungs = image.amin((2, 3, 4), keepdim=True), 1 - fields.warp(labels[:, :1], displacement)
         fixed = fields.warp(image, displacement)
         fixed = fixed + lungs * (ratio - 1) * (fixed - air)
-        images, labels = [image, fixed], [labels, fields.warp(labels, displacement)]
+        images, labels = torch.cat([image, fixed]), torch.cat([labels, fields.warp(labels, displacement)])
+        alike = [slice(None)]  # images of one person come from one scanner, those of two may not
         if chance(breaths.people):
+            alike = [slice(0, 1), slice(1, 2)]
             there, back = wandered(self.grid, augmentation, breaths.wander, generator)
             there, back = there.to(image), back.to(image)
-            images[0], labels[0] = fields.warp(images[0], back), fields.warp(labels[0], back)
+            images[:1], labels[:1] = fields.warp(images[:1], back), fields.warp(labels[:1], back)
             displacement = fields.compose(there, displacement)
-        both = torch.cat(images)
-        if chance(breaths.colors):
-            both = recolored(both, generator)
-        return Pair(augmentation.toned(both, generator), torch.cat(labels), displacement)
+        for chosen in alike:
+            if chance(breaths.blanked):
+                images[chosen] = torch.where(labels[chosen, :1] > 0.5, images[chosen].amin(), images[chosen])
+            if chance(breaths.colors):
+                images[chosen] = recolored(images[chosen], generator)
+        return Pair(augmentation.toned(images, generator), labels, displacement)
 
     def _breath(self, labels: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """The displacement (1, 3, D, H, W) in voxels of a random breath, and the ratio of volumes (1, 1, D, H, W).
