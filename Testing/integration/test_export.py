@@ -94,7 +94,7 @@ def test_bad_options(refused, config_file, cohort_file, tmp_path):
     refused(*own, "--set", "arguments.foo=1", words=("network 'symmetric' does not take", "foo"))
     refused(*own, "--set", "arguments.finest=9", words=("does not take", "finest is a level between"))
     refused(*own, "--start", "nothing", words=("no model 'nothing'",))
-    refused("train", "--config", config_file, "--cohort", tmp_path / "no.csv", words=("no.csv", "cannot be read"))
+    refused("train", "--config", config_file, "--cohort", tmp_path / "no.csv", words=("no.csv", "no such file"))
     refused(*own, "--set", "pairs=9", words=("7 images are too few for batches of 9 pairs",))
 
 
