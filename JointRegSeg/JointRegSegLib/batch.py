@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from . import cluster, device, files, models, output
 from .errors import Canceled, InputError, JointRegSegError, OutputError
-from .pipeline import check_options, register_and_segment
+from .options import check_options
+from .pipeline import register_and_segment
 from .progress import Progress, silent
 from .tables import read_table
 
@@ -195,15 +196,13 @@ def run_batch(
 
 def _check_organs(table: Path, pairs: Iterable[dict[str, str]], options: dict[str, Any]) -> None:
     """Refuse options with which every pair that names organs would fail."""
-    if not any(pair.get(column) for pair in pairs for column in ORGANS):
+    pair = next((pair for pair in pairs if all(pair.get(column) for column in ORGANS)), None)
+    if pair is None:
         return
-    if str(options.get("model", models.GENERIC)) != models.GENERIC:
-        raise InputError(
-            f"{table}: organs that slide are for model '{models.GENERIC}' only; leave the columns "
-            f"{' and '.join(ORGANS)} out, or the model"
-        )
-    if options.get("align") is not None:
-        raise InputError(f"{table}: organs that slide begin on each other; leave the alignment out, or the organs")
+    try:
+        check_options(**options, **{column: pair[column] for column in ORGANS})
+    except InputError as error:
+        raise InputError(f"{table}: columns {' and '.join(ORGANS)}: {error}", error.option) from None
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 import platform
 import time
 from collections.abc import Iterator
@@ -21,19 +20,15 @@ from .deformation import Deformation, scalar_image, vector_image
 from .errors import InputError
 from .estimate import Estimate, Volume, by_model, by_optimization
 from .geometry import Grid, resample
+from .options import check_options
 from .progress import Progress, silent, tell
 from .regularize import invertible
 from .result import Registration
-from .similarity import SIMILARITIES, Similarity
+from .similarity import Similarity
 from .sliding import by_organs
 
 #: Largest number of voxels on which displacements are stored; above it every n-th voxel of the fixed grid carries one.
 FIELD_VOXELS = 4_000_000
-ALIGNMENTS = ("world", "center")
-#: What ``working_size`` may be.
-SMALLEST_SIDE, LARGEST_SIDE = 16, 512
-#: Of refinement: hours, even of a small pair.
-MOST_STEPS = 10_000
 #: The image measure that the verdict looks at, for each that can be optimized.
 JUDGED_BY = {"lncc": "local_correlation", "mse": "correlation", "mi": "mutual_information"}
 #: What takes the place of a model where the transform was given.
@@ -116,8 +111,7 @@ def register_and_segment(
     Canceled
         If ``progress`` returned False.
     """
-    check_options(refine, similarity, align, fill, working_size, seed, model, transform)
-    _check_organs(fixed_organs, moving_organs, str(model), align, transform)
+    check_options(refine, similarity, align, fill, working_size, seed, model, transform, fixed_organs, moving_organs)
     given = {
         "fixed": fixed,
         "moving": moving,
@@ -213,47 +207,6 @@ def register_and_segment(
     return result
 
 
-def check_options(
-    refine: int = 0,
-    similarity: str = "lncc",
-    align: str | None = None,
-    fill: float | None = None,
-    working_size: int | None = None,
-    seed: int = 0,
-    model: str | Path = models.GENERIC,
-    transform: object = None,
-    **others: object,
-) -> None:
-    """Refuse values that no pair could be registered with; ``others`` are options that need no check.
-
-    Beside a ``transform``, which is taken as it is, what tells how to find one is refused.
-
-    Raises
-    ------
-    InputError
-        With the option and what it takes.
-    """
-    if similarity not in SIMILARITIES:
-        raise InputError(f"unknown similarity '{similarity}'; choose one of {', '.join(SIMILARITIES)}")
-    if align is not None and align not in ALIGNMENTS:
-        raise InputError(f"unknown alignment '{align}'; choose one of {', '.join(ALIGNMENTS)}")
-    for name, value, low, high in (
-        ("refine", refine, 0, MOST_STEPS),
-        ("working_size", working_size, SMALLEST_SIDE, LARGEST_SIDE),
-        ("seed", seed, 0, 2**63 - 1),
-    ):
-        if value is not None and not (isinstance(value, numbers.Integral) and low <= value <= high):
-            raise InputError(f"{name} takes a whole number from {low} to {high}, not {value!r}")
-    if fill is not None and not (isinstance(fill, numbers.Real) and math.isfinite(fill)):
-        raise InputError(f"fill takes a finite number, not {fill!r}")
-    chosen = {"model": str(model) != models.GENERIC, "refinement": refine, "alignment": align}
-    ignored = [name for name, value in (chosen | {"working size": working_size, "seed": seed}).items() if value]
-    if transform is not None and ignored:
-        raise InputError(
-            f"a transform that is given is taken as it is; leave {' and '.join(ignored)} out, or the transform"
-        )
-
-
 @contextmanager
 def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     began = time.perf_counter()
@@ -282,24 +235,6 @@ def _landmarks(
         name = str(p) if isinstance(p, str | Path) else f"{side} landmarks"
         _check_near(name, side, found, files.grid_of(image))
     return pair[0], pair[1]
-
-
-def _check_organs(
-    fixed: ImageSource | None,
-    moving: ImageSource | None,
-    model: str,
-    align: str | None,
-    transform: str | Path | sitk.Transform | None,
-) -> None:
-    """Raise `InputError` unless organs are given for both images and `generic`, or for none."""
-    if (fixed is None) != (moving is None):
-        raise InputError(
-            "organs that slide have to be outlined in both images; give both label maps, or none", "organs"
-        )
-    if fixed is not None and align is not None:
-        raise InputError("organs that slide begin on each other; leave the alignment out, or the organs")
-    if fixed is not None and (model != models.GENERIC or transform is not None):
-        raise InputError(f"organs that slide are for model '{models.GENERIC}' only; leave them out, or the model")
 
 
 def _check_near(name: str, side: str, landmarks: np.ndarray, grid: Grid) -> None:

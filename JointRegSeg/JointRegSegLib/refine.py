@@ -85,7 +85,7 @@ def from_nothing(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Fit a diffeomorphism to two (1, C, D, H, W) images on one lattice, coarse to fine.
 
-    ``spacing`` is the lattice's, along D, H, W.
+    ``spacing`` is the lattice's along D, H, W, in mm or any one unit: what counts is how the axes compare.
 
     ``regions`` are (1, K, D, H, W) memberships in the moving and in the fixed image of K organs that slide along what
     is around them: each, and the rest, has a diffeomorphism of its own, which counts where the organ is; organs have

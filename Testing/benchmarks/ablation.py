@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,7 +23,7 @@ from JointRegSegLib.deformation import scalar_image
 from JointRegSegLib.geometry import Grid, resample
 from JointRegSegTrainingLib import cohort
 from scipy.stats import wilcoxon
-from trainings import Figures, OutOfTime, Trainings, bundle, call, figures
+from trainings import Figures, OutOfTime, Trainings, bundle, call, figures, parser
 
 BASELINE, SYMMETRY, PRETRAINING, NOISY = "baseline", "+ symmetry", "+ pretraining", "+ noisy labels"
 #: Values of right and left hippocampus in the brains' labels, and size in mm of what is cut out, along L, P and S.
@@ -46,16 +45,9 @@ SEGMENTING = (
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=os.environ.get("JOINTREGSEG_DATA", "../shared/data"))
-    parser.add_argument("--steps", type=int, default=4000, help="of each training")
-    parser.add_argument("--max-minutes", type=float, default=float("inf"), help="stop then; call again to go on")
-    parser.add_argument("--validation", type=int, default=20, help="people to validate on")
-    parser.add_argument("--test", type=int, default=30, help="people to leave out")
-    parser.add_argument("--pairs", type=int, default=60, help="random pairs of the people left out")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as of jointregseg train")
-    parser.add_argument("--output", type=Path, required=True, help="folder of the trainings")
-    arguments = parser.parse_args()
+    options = parser(__doc__, 4000, "of each training")
+    options.add_argument("--max-minutes", type=float, default=float("inf"), help="stop then; call again to go on")
+    arguments = options.parse_args()
     for name in ("hippocampus", "brain"):
         if not (source := Path(arguments.data) / name).is_dir():
             print(f"ablation: no {source}; give --data or set JOINTREGSEG_DATA", file=sys.stderr)

@@ -12,14 +12,13 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from scipy.stats import false_discovery_control, mannwhitneyu
-from trainings import Trainings, bundle, call, figures
+from trainings import Trainings, bundle, call, figures, parser
 
 #: Folders of the data, after which the configurations are named, too.
 SYSTEMS = ("hippocampus", "brain")
@@ -44,17 +43,10 @@ STAGES = (
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=os.environ.get("JOINTREGSEG_DATA", "../shared/data"))
-    parser.add_argument("--system", choices=SYSTEMS, default="hippocampus")
-    parser.add_argument("--labeled", type=int, nargs="+", default=[1, 10], help="numbers of people with labels")
-    parser.add_argument("--steps", type=int, default=2500, help="of training apart; the others in proportion")
-    parser.add_argument("--validation", type=int, default=20, help="people to validate on")
-    parser.add_argument("--test", type=int, default=30, help="people to leave out")
-    parser.add_argument("--pairs", type=int, default=60, help="random pairs of the people left out")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as of jointregseg train")
-    parser.add_argument("--output", type=Path, required=True, help="folder of the trainings")
-    arguments = parser.parse_args()
+    options = parser(__doc__, 2500, "of training apart; the others in proportion")
+    options.add_argument("--system", choices=SYSTEMS, default="hippocampus")
+    options.add_argument("--labeled", type=int, nargs="+", default=[1, 10], help="numbers of people with labels")
+    arguments = options.parse_args()
     source = Path(arguments.data) / arguments.system
     if not source.is_dir():
         print(f"few_labels: no {source}; give --data or set JOINTREGSEG_DATA", file=sys.stderr)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import os
 import subprocess
 import sys
 import time
@@ -18,6 +20,19 @@ Figures = list[dict[str, float]]
 
 class OutOfTime(Exception):
     """The time of `Trainings` is up; called again with the same folder they go on."""
+
+
+def parser(text: str, steps: int, meaning: str) -> argparse.ArgumentParser:
+    """Options that all experiments have; ``steps`` is the default of --steps, and ``meaning`` its help."""
+    out = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    out.add_argument("--data", type=Path, default=os.environ.get("JOINTREGSEG_DATA", "../shared/data"))
+    out.add_argument("--steps", type=int, default=steps, help=meaning)
+    out.add_argument("--validation", type=int, default=20, help="people to validate on")
+    out.add_argument("--test", type=int, default=30, help="people to leave out")
+    out.add_argument("--pairs", type=int, default=60, help="random pairs of the people left out")
+    out.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as of jointregseg train")
+    out.add_argument("--output", type=Path, required=True, help="folder of the trainings")
+    return out
 
 
 def call(*words: object) -> None:

@@ -19,8 +19,9 @@ from ..catalog import GENERIC
 from ..deformation import scalar_image
 from ..errors import InputError
 from ..geometry import Grid, resample
+from ..options import check_options
 from ..output import check_free, complete_or_nothing
-from ..pipeline import ImageSource, PointSource, check_options, register_and_segment
+from ..pipeline import ImageSource, PointSource, register_and_segment
 from ..preprocess import is_ct
 from ..progress import Progress, silent, tell
 from ..result import Registration

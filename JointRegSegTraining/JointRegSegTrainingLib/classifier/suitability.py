@@ -38,11 +38,10 @@ def doubts(pair: Pair, transform: sitk.Transform, lungs: BreathingPair) -> tuple
         return [*grave, f"moving: {error}"], warnings
     exhale, inhale = breath.volumes()
     carried = float((exhale if breath.fixed_is_inhale else inhale).sum() / 1000)
-    drawn = files.read_labels(pair.fixed_labels, scans[0].image, "fixed")
     outline = sitk.GetImageFromArray((moving.lungs > 0).astype(np.uint8))
     outline.CopyInformation(moving.image)
-    there = sitk.GetArrayFromImage(sitk.Resample(outline, drawn, transform, sitk.sitkNearestNeighbor)) > 0
-    if not (there & (sitk.GetArrayViewFromImage(drawn) > 0)).any():
+    there = sitk.GetArrayFromImage(sitk.Resample(outline, scans[0].image, transform, sitk.sitkNearestNeighbor)) > 0
+    if not (there & (scans[0].lungs > 0)).any():
         return [*grave, "the transform takes the lungs to where the moving image has none"], warnings
     return grave, [*warnings, *checks.cut_off(moving), *evidence.volumes(carried, moving.volume, "in the moving image")]
 

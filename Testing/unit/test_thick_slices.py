@@ -1,0 +1,38 @@
+"""Motion through few thick slices is found as well as motion within them: coarse levels average cubes, not voxels."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from JointRegSegLib import fields
+from JointRegSegLib.refine import Level, Objective, from_nothing
+from scipy import ndimage
+
+SHAPE, SPACING = (12, 48, 48), (4.0, 1.0, 1.0)
+LEVELS = (Level(4, 30, 0.3), Level(2, 30, 0.3))
+
+
+def _missed(spacing: tuple[float, float, float]) -> float:
+    """Mean distance in slices from a known motion through the slices, which fades toward the border."""
+    random = np.random.default_rng(0)
+    fixed = torch.from_numpy(ndimage.gaussian_filter(random.standard_normal((48, 48, 48)), 2)[::4]).float()[None, None]
+    fixed = fixed / fixed.std()
+    ramps = [torch.sin(torch.pi * torch.linspace(0, 1, n)) for n in SHAPE]
+    known = torch.zeros(1, 3, *SHAPE)
+    known[:, 0] = 0.9 * ramps[0][:, None, None] * ramps[1][None, :, None] * ramps[2]
+    moving = fields.warp(fixed, fields.invert(known))
+    found, _ = from_nothing(moving, fixed, Objective(), LEVELS, spacing=spacing)
+    return float((found - known)[:, 0, 2:-2, 8:-8, 8:-8].abs().mean() / known[:, 0, 2:-2, 8:-8, 8:-8].mean())
+
+
+def test_slices_are_not_averaged_with_their_pixels():
+    told, untold = _missed(SPACING), _missed((1.0, 1.0, 1.0))
+    assert told < 0.25
+    assert told < 0.5 * untold
+
+
+def test_the_unit_of_the_spacing_does_not_count():
+    image = torch.randn(1, 1, *SHAPE, generator=torch.Generator().manual_seed(0))
+    spacing = tuple(0.001 * length for length in SPACING)
+    found, _ = from_nothing(image, image.roll(1, 3), Objective(), LEVELS[:1], spacing=spacing)
+    assert torch.equal(found, from_nothing(image, image.roll(1, 3), Objective(), LEVELS[:1], spacing=SPACING)[0])
