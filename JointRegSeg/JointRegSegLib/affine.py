@@ -109,3 +109,12 @@ def shrink_to(image: torch.Tensor, grid: Grid, side: int) -> tuple[torch.Tensor,
     kernel = factors[::-1].tolist()
     small = F.avg_pool3d(image, kernel, kernel, ceil_mode=True, count_include_pad=False)
     return small, grid.strided(factors)
+
+
+def shrink_as(image: torch.Tensor, grid: Grid, lattice: Grid) -> tuple[torch.Tensor, Grid]:
+    """Average over blocks so that the image is about as sharp as another one on ``lattice``; with its grid.
+
+    Their finest axes count: measured by their slices, images of thick slices would be blurred within them.
+    """
+    side = round(float(grid.extent.max() / lattice.spacing.min()))
+    return shrink_to(image, grid, max(side, 2))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from . import domain, fields
-from .affine import register_affine, shrink_to
+from .affine import register_affine, shrink_as, shrink_to
 from .deformation import Deformation
 from .errors import InputError
 from .geometry import Grid, resample
@@ -178,9 +178,7 @@ def by_optimization(
         start[:3, 3] = moving.grid.center - fixed.grid.center
     zscore = INTENSITIES["zscore"]
     small_fixed, lattice = shrink_to(*_foreground(fixed), side)
-    # The moving image is averaged to the same spacing, so that both are equally sharp.
-    longest = round(float(moving.grid.extent.max() / lattice.spacing.max()))
-    small_moving, moving_lattice = shrink_to(moving.values, moving.grid, max(longest, 2))
+    small_moving, moving_lattice = shrink_as(moving.values, moving.grid, lattice)
     small_fixed, small_moving = (zscore(x, x).to(device) for x in (small_fixed, small_moving))
     matrix = register_affine(small_moving, moving_lattice, small_fixed, lattice, start, similarity, progress)
     if abs(np.linalg.det(matrix[:3, :3])) < COLLAPSED:

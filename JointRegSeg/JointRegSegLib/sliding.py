@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from . import fields
-from .affine import register_affine, shrink_to
+from .affine import register_affine, shrink_as, shrink_to
 from .deformation import Deformation
 from .errors import InputError
 from .estimate import Estimate, Volume
@@ -62,8 +62,7 @@ def by_organs(
     ct = all(is_ct(volume.values.numpy()) for volume in (fixed, moving))
     still, moved = (_near(v, labels > 0, ct) for v, labels in zip((fixed, moving), organs, strict=True))
     target, lattice = shrink_to(still.values, still.grid, side)
-    longest = round(float(moved.grid.extent.max() / lattice.spacing.max()))
-    source, partner = shrink_to(moved.values, moved.grid, max(longest, 2))
+    source, partner = shrink_as(moved.values, moved.grid, lattice)
     start = np.eye(4)
     start[:3, 3] = moved.grid.center - still.grid.center
     target, source = target.to(device), source.to(device)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 from JointRegSegLib import fields
+from JointRegSegLib.affine import shrink_as, shrink_to
+from JointRegSegLib.geometry import Grid
 from JointRegSegLib.refine import Level, Objective, from_nothing
 from scipy import ndimage
 
@@ -36,3 +38,12 @@ def test_the_unit_of_the_spacing_does_not_count():
     spacing = tuple(0.001 * length for length in SPACING)
     found, _ = from_nothing(image, image.roll(1, 3), Objective(), LEVELS[:1], spacing=spacing)
     assert torch.equal(found, from_nothing(image, image.roll(1, 3), Objective(), LEVELS[:1], spacing=SPACING)[0])
+
+
+def test_both_images_are_equally_sharp_within_slices():
+    oblique = np.linalg.qr(np.random.default_rng(1).standard_normal((3, 3)))[0]
+    image, grid = torch.rand(1, 1, 12, 60, 60), Grid.from_geometry((60, 60, 12), (1.0, 1.0, 4.0), (5, -3, 2), oblique)
+    _, lattice = shrink_to(image, grid, 30)
+    assert lattice.size == (30, 30, 12)
+    _, other = shrink_as(image, grid, lattice)
+    assert np.allclose(other.spacing, lattice.spacing)
