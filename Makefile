@@ -27,7 +27,7 @@ $(OLDER)/ready: $(VENV)/ready
 	@touch $@
 
 test: $(VENV)/ready lint $(if $(filter Darwin,$(shell uname)),,$(OLDER)/ready)
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90 --durations=20
 	test ! -e $(OLDER)/ready || PYTHONPATH=$(CURDIR)/$(OLDER) $(BIN)/python -m pytest Testing/scene \
 		--ignore Testing/scene/test_runs.py --ignore Testing/scene/test_registrar.py # which compute, above all
 
