@@ -16,7 +16,7 @@ from .geometry import Grid, resample
 from .models import Bundle, load
 from .preprocess import INTENSITIES
 from .progress import Progress, silent, tell
-from .refine import AFTER_NETWORK, Level, Objective, from_network, from_nothing
+from .refine import Level, Objective, Refinement, from_network, from_nothing
 from .similarity import Similarity
 
 #: `generic` spends at most 40 steps at full resolution on a lattice of so many voxels, fewer on a larger one: they cost
@@ -111,7 +111,7 @@ def by_model(
             probabilities["fixed"] = fields.warp(probabilities["moving"], answer.there)
     tell(progress, "network", 1.0)
     if refine:
-        objective = replace(AFTER_NETWORK, similarity=similarity, **bundle.manifest["refinement"])
+        objective = Refinement(similarity=similarity, **bundle.manifest["refinement"])
         classes = {k: None if v is None else v[:, 1:].clone() for k, v in probabilities.items()}
         if answer.affine is not None and classes["moving"] is not None:
             classes["moving"] = fields.warp(classes["moving"], linear)
@@ -120,9 +120,7 @@ def by_model(
             forward.clone(),
             backward.clone(),
             objective,
-            # Half resolution: there a step costs an eighth. Small steps, since the start is good: larger ones traded
-            # overlap for agreement of the two predictions, on people who were held out.
-            [Level(2, refine, 0.005)],
+            [Level(objective.factor, refine, objective.rate)],
             classes["moving"],
             classes["fixed"],
             progress,
