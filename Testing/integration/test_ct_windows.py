@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from conftest import small_grid, small_scene, tilted
-from JointRegSegLib import models, register
+from JointRegSegLib import models, refine, register
 from JointRegSegLib.errors import ModelError
 from JointRegSegLib.geometry import Grid
 from JointRegSegLib.models import Bundle
@@ -36,7 +37,7 @@ MOVED = motion(shift=(3, -2, 2))
 POINTS = CENTER + np.array([[0, 0, 0], [5, -4, 3], [-6, 3, -2]])
 
 
-def untrained(folder: Path, name: str, intensity: str = "ct-windows") -> Bundle:
+def untrained(folder: Path, name: str, intensity: str = "ct-windows", **refinement: float) -> Bundle:
     """A bundle whose network answers with the identity."""
     torch.manual_seed(0)
     arguments = SYSTEMS[name]
@@ -49,7 +50,7 @@ def untrained(folder: Path, name: str, intensity: str = "ct-windows") -> Bundle:
         "arguments": arguments,
         "preprocessing": {**preprocessing, "intensity": intensity, "alignment": "world"},
         "labels": labels,
-        "refinement": {"overlap": 0.0, "image": 1.0},
+        "refinement": {"overlap": 0.0, "image": 1.0} | refinement,
         "domain": {
             "spacing": [1, 3],
             "extent": [20, 60],
@@ -118,6 +119,18 @@ def test_refined_on_windows(name, scans, tmp_path):
     similarity = result.report["quality"]["similarity"]["local_correlation"]
     assert similarity["after"] > similarity["before"] + 0.05
     assert result.report["quality"]["regularity"]["folded_share"] == 0
+
+
+def test_a_bundle_says_how_far_a_step_goes(scans, tmp_path):
+    moved = {}
+    for factor, rate in ((1, 0.02), (1, 0.04), (2, 0.02)):
+        bundle = untrained(tmp_path / f"{factor} {rate}", "symmetric", factor=factor, rate=rate)
+        result = register(scans["fixed"], scans["moving"], bundle.folder, refine=1)
+        moved[factor, rate] = np.abs(sitk.GetArrayViewFromImage(result.displacement)).max()
+        # Adam's first step moves every parameter by its rate, in voxels of the parameters' lattice.
+        voxel = refine.CONTROL * factor * 2  # mm
+        assert 0.6 * rate * voxel < moved[factor, rate] <= 1.01 * rate * voxel
+    assert moved[1, 0.04] == pytest.approx(2 * moved[1, 0.02], rel=0.02)
 
 
 @pytest.mark.parametrize("similarity", ["mse", "mi"])
