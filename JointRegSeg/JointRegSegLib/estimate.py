@@ -120,7 +120,7 @@ def by_model(
             forward.clone(),
             backward.clone(),
             objective,
-            [Level(objective.factor, refine, objective.rate)],
+            objective.levels(refine),
             classes["moving"],
             classes["fixed"],
             progress,

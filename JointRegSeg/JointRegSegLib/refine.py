@@ -68,15 +68,15 @@ class Objective:
 
 @dataclass(frozen=True)
 class Refinement(Objective):
-    """What follows a network's answer, at one resolution; a bundle's manifest may change any of it.
+    """What follows a network's answer; a bundle's manifest may change any of it.
 
     Half resolution by default, where a step costs an eighth, and small steps: after a network that was trained on these
     very labels larger ones traded overlap for agreement of the two predictions, on people who were held out.
 
     Attributes
     ----------
-    factor : int
-        Side of the blocks of voxels over which images are averaged.
+    factors : sequence of int
+        `Level.factor` of each resolution, one after the other. Each takes all the steps that are asked for.
     rate : float
         First step in control voxels.
     """
@@ -89,8 +89,12 @@ class Refinement(Objective):
     inverse: float = 0.1
     margin: float = 0.3
     spread: int = 1
-    factor: int = 2
+    factors: Sequence[int] = (2,)
     rate: float = 0.005
+
+    def levels(self, steps: int) -> list[Level]:
+        """``steps`` at each resolution."""
+        return [Level(factor, steps, self.rate) for factor in self.factors]
 
 
 #: Spacing of the parameters' lattice in voxels of the level's images, along their finest axis.

@@ -144,7 +144,7 @@ BUNDLES = {
     "labels": ({"change": lambda m: m["labels"].pop()}, ["contradicts itself", "labels"]),
     "volumes": ({"change": lambda m: m["domain"]["volumes"].pop()}, ["contradicts itself", "labels"]),
     "refinement": ({"change": lambda m: m["refinement"].update(magic=1)}, ["not valid at refinement", "'magic'"]),
-    "resolution": ({"change": lambda m: m["refinement"].update(factor=0)}, ["not valid at refinement", "minimum of 1"]),
+    "resolution": ({"change": lambda m: m["refinement"].update(factors=[0])}, ["at refinement", "minimum of 1"]),
     "step": ({"change": lambda m: m["refinement"].update(rate=-1)}, ["not valid at refinement", "minimum of 0"]),
     "unknown": ({"change": lambda m: m["arguments"].update(width=4)}, ["does not fit the network", "width"]),
 }

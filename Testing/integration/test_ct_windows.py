@@ -37,7 +37,7 @@ MOVED = motion(shift=(3, -2, 2))
 POINTS = CENTER + np.array([[0, 0, 0], [5, -4, 3], [-6, 3, -2]])
 
 
-def untrained(folder: Path, name: str, intensity: str = "ct-windows", **refinement: float) -> Bundle:
+def untrained(folder: Path, name: str, intensity: str = "ct-windows", **refinement: object) -> Bundle:
     """A bundle whose network answers with the identity."""
     torch.manual_seed(0)
     arguments = SYSTEMS[name]
@@ -124,13 +124,17 @@ def test_refined_on_windows(name, scans, tmp_path):
 def test_a_bundle_says_how_far_a_step_goes(scans, tmp_path):
     moved = {}
     for factor, rate in ((1, 0.02), (1, 0.04), (2, 0.02)):
-        bundle = untrained(tmp_path / f"{factor} {rate}", "symmetric", factor=factor, rate=rate)
+        bundle = untrained(tmp_path / f"{factor} {rate}", "symmetric", factors=[factor], rate=rate)
         result = register(scans["fixed"], scans["moving"], bundle.folder, refine=1)
         moved[factor, rate] = np.abs(sitk.GetArrayViewFromImage(result.displacement)).max()
         # Adam's first step moves every parameter by its rate, in voxels of the parameters' lattice.
         voxel = refine.CONTROL * factor * 2  # mm
         assert 0.6 * rate * voxel < moved[factor, rate] <= 1.01 * rate * voxel
     assert moved[1, 0.04] == pytest.approx(2 * moved[1, 0.02], rel=0.02)
+    bundle = untrained(tmp_path / "two", "symmetric", factors=[2, 1], rate=0.02)
+    result = register(scans["fixed"], scans["moving"], bundle.folder, refine=1)
+    both = np.abs(sitk.GetArrayViewFromImage(result.displacement)).max()
+    assert 1.2 * moved[2, 0.02] < both <= 1.01 * (moved[1, 0.02] + moved[2, 0.02])
 
 
 @pytest.mark.parametrize("similarity", ["mse", "mi"])
