@@ -13,6 +13,7 @@ def stage(name: str) -> str:
     return {
         "starting": _("Starting"),
         "reading": _("Reading the volumes"),
+        "outlining": _("Outlining the lungs"),
         "affine": _("Aligning the volumes as wholes"),
         "network": _("Applying the model"),
         "deformation": _("Finding the deformation"),

@@ -13,6 +13,10 @@ import pytest
 import SimpleITK as sitk
 from JointRegSegLib import metrics, models, register
 from JointRegSegLib.cli import REFINE_STEPS
+from JointRegSegLib.deformation import scalar_image
+from JointRegSegLib.files import grid_of
+from JointRegSegLib.lung import review
+from JointRegSegLib.lung.breathing import Breath, breathe
 
 MODEL = "lung-breathing"
 #: The bundle names what was held out by the names that lung_cohort.py gives.
@@ -62,3 +66,22 @@ def test_proton_mri_of_two_people(lungs):
         assert result.report["quality"]["regularity"]["folded_share"] < 1e-4
         assert result.verdict != "red"
     assert metrics.dice(array(result.fixed_segmentation) > 0, drawn, [1])[1] > 0.88
+
+
+def test_a_breath_in_mri_is_reviewed_without_drawn_lungs(lungs):
+    """The model outlines the lungs of a person whom it has not seen, before and after a simulated breath."""
+    scan, drawn = (sitk.ReadImage(str(lungs / "proton_mri" / f"0011{name}.nii.gz")) for name in ("", "_lungs"))
+    grid = grid_of(scan)
+    inhaled = breathe(array(scan), grid, array(drawn), Breath(25, 5), air=None)
+    found = review(scalar_image(inhaled.values, grid), scan, model=MODEL)
+    told = found.report["inputs"]
+    assert all(MODEL in told[phase]["lungs"] for phase in ("inhale", "exhale"))
+    assert any("look at the outlines" in note for note in found.report["notes"])
+    for phase, true in (("inhale", inhaled.lungs), ("exhale", array(drawn))):
+        volume = (true > 0).sum() * grid.voxel_volume / 1000
+        assert found.report["volumes_ml"][phase] == pytest.approx(volume, rel=0.15)
+    assert not found.report["exchanged"]
+    assert {row["region"] for row in found.rows} >= {"right lung", "left lung"}
+    true = inhaled.lungs > 0
+    expected = true.sum() / (array(drawn) > 0).sum() - 1
+    assert found.rows[0]["ventilation"] == pytest.approx(expected, rel=0.5)

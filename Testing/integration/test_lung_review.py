@@ -319,9 +319,13 @@ def test_options_that_cannot_be(expansion, refused, tmp_path):
     refused("lung", *both[:-2], "--names", "7=lung", words=("inhale", "--names"))
     refused("lung", *of(expansion, labels=False), "--names", "1=lung", words=("--inhale-labels",))
     refused("lung", *both, "--inhale-points", "missing.csv", words=("both images",))
-    zero = sitk.ReadImage(str(expansion / "inhale_Doe_John.nii.gz")) + 1100
-    sitk.WriteImage(zero, str(tmp_path / "mri.nii.gz"))
-    refused("lung", "--inhale", tmp_path / "mri.nii.gz", *of(expansion, labels=False)[2:], words=("--inhale-labels",))
+    image = sitk.ReadImage(str(expansion / "inhale_Doe_John.nii.gz"))
+    head = sitk.GaussianSource(sitk.sitkFloat32, image.GetSize(), [8.0] * 3, [n / 2 for n in image.GetSize()])
+    sitk.WriteImage(head, str(tmp_path / "mri.nii.gz"))
+    at_exhale = of(expansion, labels=False)[2:]
+    refused("lung", "--inhale", tmp_path / "mri.nii.gz", *at_exhale, words=("no CT numbers", "--inhale-labels"))
+    both = ("--inhale", tmp_path / "mri.nii.gz", "--exhale", tmp_path / "mri.nii.gz")
+    refused("lung", *both, words=("inhale", "lung-breathing", "--inhale-labels"))
 
 
 def test_what_cannot_be_told(expansion):

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--{phase}-labels",
             metavar="L",
-            help=f"label map of lungs or lobes at {phase} (default: the lungs, found in CT by density)",
+            help=f"label map of lungs or lobes at {phase} (default: found in CT by density, else by a model)",
         )
     parser.add_argument("--names", type=names, metavar="N=NAME,…", help='of the labels: "1=right lung,2=left lung"')
     for phase in ("inhale", "exhale"):

@@ -35,7 +35,7 @@ def record(
     evidence: Mapping[str, float],
     error: Mapping[str, Any],
     sources: Mapping[str, Any],
-    found: set[str],
+    origins: Mapping[str, str],
     reference: str,
     values: Mapping[str, np.ndarray],
     patient: bool | Mapping[str, str],
@@ -64,7 +64,7 @@ def record(
                 "spacing_mm": [round(s, 6) for s in scan.image.GetSpacing()],
                 "type": scan.image.GetPixelIDTypeAsString(),
                 **scan.tags,
-                "lungs": "found by density" if phase in found else "given",
+                "lungs": origins[phase],
                 "sha256": _checksum(sources[phase][0]),
             }
             for phase, scan in scans.items()

@@ -26,7 +26,7 @@ from ..preprocess import is_ct
 from ..progress import Progress, silent, tell
 from ..result import Registration
 from ..text import percent
-from . import checks, measures, threshold
+from . import checks, measures, outline, threshold
 from .checks import Scan
 from .evidence import LENGTH, doubts, error_of, evidence_of, shifted
 from .expansion import RESOLUTION, Expansion, unfolded
@@ -38,6 +38,8 @@ from .table import Breath, maps, table
 SMOOTHING = 3.0
 #: Share of the lungs outside the other image beyond which there is nothing to review.
 LOST = 0.5
+#: Where lungs come from.
+GIVEN, BY_MODEL = "given", f"outlined by the model {outline.MODEL}"
 REPORT, TABLE, PAGE = "review.json", "table.csv", "report.html"
 #: All names that the folder of a review can hold.
 NAMES = {
@@ -133,9 +135,10 @@ def review(
     Parameters
     ----------
     inhale, exhale : path or SimpleITK image
-        CT in HU, or anything else if both label maps are given.
+        CT in HU, or MRI.
     inhale_lungs, exhale_lungs : path or SimpleITK image, optional
-        Label maps of lungs or lobes on the scans' grids; by default lungs are found by density (`threshold.lungs`).
+        Label maps of lungs or lobes on the scans' grids; by default right and left lung are found in CT by density
+        (`threshold.lungs`) and in anything else by a model (`outline.outlined`), which the report tells.
     names : mapping, optional
         Name of each value of the label maps; other values do not count.
     inhale_points, exhale_points : path or (n, 3) array, optional
@@ -166,11 +169,9 @@ def review(
     began = time.perf_counter()
     given = {"inhale": (inhale, inhale_lungs, inhale_points), "exhale": (exhale, exhale_lungs, exhale_points)}
     tell(progress, "reading", 0.0)
-    read, fill = {}, options.pop("fill", None)
-    for phase in PHASES:
-        image, labels, _ = given[phase]
-        read[phase] = _scan(phase, image, labels, names, fill)
-    found = {phase for phase in PHASES if given[phase][1] is None}
+    fill, device = options.pop("fill", None), options.get("device_name", "auto")
+    read, origins, unlike = _scans(given, names, fill, device, progress)
+    found = {phase for phase, origin in origins.items() if origin != GIVEN}
     ct = all(is_ct(sitk.GetArrayViewFromImage(scan.image)) for scan in read.values())
     other = PHASES[1 - PHASES.index(reference)]
     fixed, moving = read[reference], read[other]
@@ -178,8 +179,12 @@ def review(
     registration = _registered(fixed, moving, given[reference][2], given[other][2], transform, progress, options)
     if names and reference in found:
         registration.report["notes"].append(
-            f"the lungs at {reference}, the reference, were found by density and are named right and left; the names "
-            f"that were given only tell which labels at {other} are lung"
+            f"the lungs at {reference}, the reference, were {origins[reference]} and are named right and left; the "
+            f"names that were given only tell which labels at {other} are lung"
+        )
+    if BY_MODEL in origins.values():
+        registration.report["notes"].append(
+            f"the lungs were {BY_MODEL}, which is never perfect: look at the outlines before the figures"
         )
 
     tell(progress, "measuring", 0.0)
@@ -209,6 +214,7 @@ def review(
     rows = table(breath, masks)
     tell(progress, "measuring", 0.9)
     warnings = [
+        *unlike,
         *checks.warnings(read["inhale"], read["exhale"], ct),
         # Labels of both scans mean the same if they are of one kind.
         *(checks.sides(fixed, own_names) if len(found) == 1 else checks.both_sides(fixed, moving, own_names)),
@@ -218,7 +224,7 @@ def review(
     for row in rows:
         row["center_mm"] = _center(parts[row["region"]], grid)
     sources = {**given, "transform": transform}
-    report = record(registration, read, rows, warnings, evidence, error, sources, found, reference, values, patient)
+    report = record(registration, read, rows, warnings, evidence, error, sources, origins, reference, values, patient)
     report["ct"] = ct
     report["seconds"]["total"] = time.perf_counter() - began
     tell(progress, "measuring", 1.0)
@@ -232,25 +238,40 @@ def review(
     )
 
 
-def _scan(
-    phase: str,
-    source: ImageSource,
-    labels: ImageSource | None,
+def _scans(
+    given: Mapping[str, tuple[ImageSource, ImageSource | None, Any]],
     names: Mapping[int, str] | None,
     fill: float | None,
-) -> Scan:
-    image = files.read_image(source, fill=fill, name=f"{phase} image")
-    if labels is None:
-        try:
-            lungs = threshold.lungs(sitk.GetArrayFromImage(image), files.grid_of(image))
-        except InputError as error:
-            raise InputError(f"{phase}: {error}", "lungs") from None
-    else:
-        lungs = sitk.GetArrayFromImage(files.read_labels(labels, image, phase))
-        if names is not None:
-            lungs = np.where(np.isin(lungs, list(names)), lungs, 0)
-        require_lungs(lungs, f"{phase}: the label map")
-    return Scan(phase, image, lungs, files.tags(source, checks.TAGS))
+    device: str,
+    progress: Progress,
+) -> tuple[dict[str, Scan], dict[str, str], list[str]]:
+    """Both scans with their lungs, where each one's lungs come from, and what speaks against that."""
+    images = {phase: files.read_image(given[phase][0], fill=fill, name=f"{phase} image") for phase in PHASES}
+    # Beside a CT, something without its numbers is no MRI but a CT that was spoilt.
+    ct = any(is_ct(sitk.GetArrayViewFromImage(image)) for image in images.values())
+    lungs, origins, unlike = {}, {}, []
+    for phase, image in images.items():
+        labels = given[phase][1]
+        if labels is not None:
+            drawn = sitk.GetArrayFromImage(files.read_labels(labels, image, phase))
+            lungs[phase] = drawn if names is None else np.where(np.isin(drawn, list(names)), drawn, 0)
+            require_lungs(lungs[phase], f"{phase}: the label map")
+            origins[phase] = GIVEN
+        elif ct:
+            try:
+                lungs[phase] = threshold.lungs(sitk.GetArrayFromImage(image), files.grid_of(image))
+            except InputError as error:
+                raise InputError(f"{phase}: {error}", "lungs") from None
+            origins[phase] = "found by density"
+    if missing := [phase for phase in PHASES if phase not in lungs]:
+        seen, unlike = outline.outlined(list(images.values()), PHASES, device, progress)
+        lungs |= {phase: mask for phase, mask in zip(PHASES, seen, strict=True) if phase in missing}
+        origins |= dict.fromkeys(missing, BY_MODEL)
+    scans = {
+        phase: Scan(phase, image, lungs[phase], files.tags(given[phase][0], checks.TAGS))
+        for phase, image in images.items()
+    }
+    return scans, origins, unlike
 
 
 def _unnamed(labels: np.ndarray) -> dict[int, str]:

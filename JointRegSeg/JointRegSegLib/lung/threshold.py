@@ -26,7 +26,8 @@ LEAST, LEAST_ONE = 300.0, 120.0
 #: Radius in mm of the ball that closes lungs over their vessels.
 CLOSING = 7.5
 
-_ASK = "give label maps of the lungs with the images"
+#: The cure where lungs are not found.
+ASK = "give label maps of the lungs with the images"
 
 
 def lungs(hu: np.ndarray, grid: Grid) -> np.ndarray:
@@ -51,7 +52,7 @@ def lungs(hu: np.ndarray, grid: Grid) -> np.ndarray:
     if not is_ct(hu):
         low, high = np.percentile(hu, (0.1, 99.9))
         raise InputError(
-            f"the values ({low:.0f} to {high:.0f}) are no CT numbers of a chest, whose air is near -1000; {_ASK}"
+            f"the values ({low:.0f} to {high:.0f}) are no CT numbers of a chest, whose air is near -1000; {ASK}"
         )
     factors = np.maximum(1, np.rint(COARSE / grid.spacing)).astype(int)
     small, lattice = _averaged(hu, grid, factors)
@@ -91,7 +92,7 @@ def _inside(hu: np.ndarray, grid: Grid, ml: float) -> np.ndarray:
     sizes = np.bincount(parts.ravel()) * ml
     kept = [n for n in range(1, len(sizes)) if n not in outside and sizes[n] > LEAST_ONE]
     if sum(sizes[n] for n in kept) < LEAST:
-        raise InputError(f"no lungs of {LEAST:.0f} ml or more were found in the CT volume; {_ASK}")
+        raise InputError(f"no lungs of {LEAST:.0f} ml or more were found in the CT volume; {ASK}")
     # Bowel and stomach hold air, too: the lungs are the largest, and another one is half as large as that, or a lung.
     largest = max(sizes[n] for n in kept)
     return np.isin(parts, [n for n in kept if sizes[n] > 0.15 * largest])

@@ -23,8 +23,8 @@ LEVEL, WIDTH, OPACITY = -600, 1500, 0.7
 #: mm between arrows of the motion.
 SPACING = 12.0
 #: About how long each stage takes beside the others, in order; the second group where the scans are registered first.
-STAGES = {"starting": 1, "reading": 3, "resampling": 2, "checking": 2, "measuring": 4}
-REGISTERING = {"starting": 1, "reading": 3, "affine": 8, "deformation": 60, "refining": 20}
+STAGES = {"starting": 1, "reading": 3, "outlining": 2, "resampling": 2, "checking": 2, "measuring": 4}
+REGISTERING = {"starting": 1, "reading": 3, "outlining": 2, "affine": 8, "deformation": 60, "refining": 20}
 
 Lungs = slicer.vtkMRMLLabelMapVolumeNode | slicer.vtkMRMLSegmentationNode
 
@@ -66,7 +66,7 @@ class LungRun(runs.Run):
     reference : 'inhale' or 'exhale'
         What the fixed one is.
     lungs : dict, optional
-        Label map or segmentation nodes by 'fixed' and 'moving'; lungs in CT are found by themselves.
+        Label map or segmentation nodes by 'fixed' and 'moving'; by default lungs are found by themselves.
     points : dict, optional
         Markups nodes by 'fixed' and 'moving', corresponding: they give the error.
     patient : dict, optional
