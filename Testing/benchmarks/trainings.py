@@ -40,10 +40,11 @@ def call(*words: object) -> None:
 
     Raises
     ------
-    CalledProcessError
-        If it fails.
+    SystemExit
+        If it fails, with its code; it has said why.
     """
-    subprocess.run([sys.executable, "-m", "JointRegSegLib.cli", *map(str, words)], check=True)
+    if code := subprocess.run([sys.executable, "-m", "JointRegSegLib.cli", *map(str, words)], check=False).returncode:
+        raise SystemExit(code)
 
 
 @dataclass
