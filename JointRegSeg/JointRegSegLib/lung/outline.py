@@ -48,12 +48,8 @@ def outlined(
     """
     sides = {name: value for value, name in threshold.NAMES.items()}
     labels = [label for label in find(MODEL).manifest["labels"] if label["name"] in sides]
-
-    def told(stage: str, fraction: float) -> bool | None:
-        # As one stage: those of a registration are yet to come.
-        return progress("outlining", fraction if stage == "network" else 0.0)
-
-    found = register_and_segment(*scans, MODEL, device_name=device, progress=told)
+    # Told as one stage, which never falls back: those of the review's own registration are yet to come.
+    found = register_and_segment(*scans, MODEL, device_name=device, progress=lambda *_: progress("outlining", 0.5))
     out = []
     for name, image, segments in zip(names, scans, (found.fixed_segmentation, found.moving_segmentation), strict=True):
         seen = sitk.GetArrayViewFromImage(segments)
@@ -67,6 +63,7 @@ def outlined(
 
 
 def _without_specks(mask: np.ndarray) -> np.ndarray:
+    """Its pieces, by faces, that hold at least `PIECE` of the largest one's voxels."""
     pieces, count = ndimage.label(mask)
     sizes = np.bincount(pieces.ravel(), minlength=count + 1)[1:]
     return np.concatenate([[False], sizes >= PIECE * sizes.max(initial=1)])[pieces]
