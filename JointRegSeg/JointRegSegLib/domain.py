@@ -9,6 +9,7 @@ import torch
 
 from .catalog import TOLERANCE
 from .geometry import Grid
+from .models import Bundle
 from .preprocess import INTENSITIES, Preprocessing
 
 #: The same for percentiles of normalized intensity, in standard deviations or shares of a CT window.
@@ -18,6 +19,21 @@ CONFIDENCE_TOLERANCE = 0.05
 PERCENTILES = (10, 50, 90)
 
 
+def unlike(
+    bundle: Bundle, name: str, image: torch.Tensor, grid: Grid, probabilities: torch.Tensor | None, lattice: Grid
+) -> list[str]:
+    """How a (1, 1, D, H, W) image, called ``name``, is unlike what a model was trained on, one sentence each.
+
+    ``probabilities`` are what the model makes of it, (1, K, d, h, w) on ``lattice``, where it segments.
+    """
+    unit = bundle.preprocessing.unit
+    seen = describe(image, grid, bundle.preprocessing)
+    if probabilities is not None:
+        seen |= describe_segmentation(probabilities, lattice, grid, unit)
+    labels = [label["name"] for label in bundle.manifest["labels"]]
+    return warnings(name, seen, bundle.manifest["domain"], labels, unit)
+
+
 def describe(image: torch.Tensor, grid: Grid, preprocessing: Preprocessing) -> dict[str, Any]:
     """Spacing and extent in mm (of the part above the minimum; i, j, k) and percentiles of normalized intensity.
 
@@ -25,12 +41,16 @@ def describe(image: torch.Tensor, grid: Grid, preprocessing: Preprocessing) -> d
     """
     seen = image[0, 0] > image.min()
     size = [int(seen.amax(axes).sum()) for axes in ((0, 1), (0, 2), (1, 2))]
-    normalized = INTENSITIES[preprocessing.intensity](image, image)[0, 0][seen]
+    values = np.percentile(image[0, 0][seen].numpy(), PERCENTILES)
+    # Normalizing keeps the order of values, so that theirs are the normalized image's percentiles.
+    normalized = INTENSITIES[preprocessing.intensity](
+        image, torch.tensor(values, dtype=image.dtype).view(1, 1, 1, 1, -1)
+    )
     spacing = grid.spacing if preprocessing.unit == "mm" else np.ones(3)
     return {
         "spacing": spacing.tolist(),
         "extent": (spacing * size).tolist(),
-        "intensity": np.percentile(normalized.numpy(), PERCENTILES).tolist(),
+        "intensity": normalized[0, 0].flatten().tolist(),
     }
 
 

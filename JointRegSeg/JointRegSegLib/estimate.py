@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
 
-from . import domain, fields
+from . import fields
 from .affine import register_affine, shrink_as, shrink_to
 from .deformation import Deformation
 from .errors import InputError
@@ -18,6 +17,7 @@ from .preprocess import INTENSITIES
 from .progress import Progress, silent, tell
 from .refine import Level, Objective, Refinement, from_network, from_nothing
 from .similarity import Similarity
+from .views import averaged
 
 #: `generic` spends at most 40 steps at full resolution on a lattice of so many voxels, fewer on a larger one: they cost
 #: most, and matter for small structures only.
@@ -50,7 +50,6 @@ class Estimate:
     fixed_probabilities: torch.Tensor | None = None
     moving_probabilities: torch.Tensor | None = None
     disagreement: float | None = None
-    warnings: list[str] | None = None
     sliding: bool = False
 
 
@@ -87,13 +86,18 @@ def by_model(
     else:
         inputs["moving"], partner = preprocessing.seen(moving.values, moving.grid, axes=fixed.grid)
     initial = partner.array_affine @ np.linalg.inv(lattice.array_affine)
+    objective = Refinement(similarity=similarity, **bundle.manifest["refinement"])
     with torch.inference_mode():
-        answer = network.to(device)(inputs["moving"].to(device), inputs["fixed"].to(device))
+        images = inputs["moving"].to(device), inputs["fixed"].to(device)
+        if refine and objective.turn:
+            answer = averaged(network.to(device), *images, objective.turn, lattice.spacing[::-1], progress)
+        else:
+            answer = network.to(device)(*images)
         disagreement = None
         if answer.backward is not None:
             disagreement = float(fields.round_trip(answer.there, answer.back, lattice).nanmean())
         # The affine part joins the one that the images begin with; what is left is a displacement alone.
-        moved = inputs["moving"].to(device)
+        moved = images[0]
         forward, backward = answer.forward, answer.backward
         if answer.affine is not None:
             matrix = np.vstack([answer.affine[0].double().cpu().numpy(), [0, 0, 0, 1]])
@@ -111,12 +115,11 @@ def by_model(
             probabilities["fixed"] = fields.warp(probabilities["moving"], answer.there)
     tell(progress, "network", 1.0)
     if refine:
-        objective = Refinement(similarity=similarity, **bundle.manifest["refinement"])
         classes = {k: None if v is None else v[:, 1:].clone() for k, v in probabilities.items()}
         if answer.affine is not None and classes["moving"] is not None:
             classes["moving"] = fields.warp(classes["moving"], linear)
         forward, backward = from_network(
-            *preprocessing.comparable(moved.clone(), inputs["fixed"].to(device)),
+            *preprocessing.comparable(moved.clone(), images[1].clone()),
             forward.clone(),
             backward.clone(),
             objective,
@@ -125,7 +128,7 @@ def by_model(
             classes["fixed"],
             progress,
         )
-    out = Estimate(
+    return Estimate(
         Deformation(lattice, forward.float().cpu().clone(), backward.float().cpu().clone(), initial),
         preprocessing.alignment,
         lattice,
@@ -133,21 +136,6 @@ def by_model(
         *(None if probabilities[k] is None else probabilities[k].float().cpu().clone() for k in ("fixed", "moving")),
         disagreement=disagreement,
     )
-    out.warnings = _domain_warnings(bundle, {"fixed": fixed, "moving": moving}, out)
-    return out
-
-
-def _domain_warnings(bundle: Bundle, volumes: dict[str, Volume], estimate: Estimate) -> list[str]:
-    out = []
-    names, unit = [label["name"] for label in bundle.manifest["labels"]], bundle.preprocessing.unit
-    for name, volume in volumes.items():
-        seen: dict[str, Any] = domain.describe(volume.values, volume.grid, bundle.preprocessing)
-        probabilities = getattr(estimate, f"{name}_probabilities")
-        if probabilities is not None:
-            lattice = estimate.fixed_grid if name == "fixed" else estimate.moving_grid
-            seen |= domain.describe_segmentation(probabilities, lattice, volume.grid, unit)
-        out += domain.warnings(f"{name} image", seen, bundle.manifest["domain"], names, unit)
-    return out
 
 
 def by_optimization(

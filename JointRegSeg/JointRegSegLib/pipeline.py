@@ -14,7 +14,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from . import __version__, device, files, models, points, quality
+from . import __version__, device, domain, files, models, points, quality
 from .catalog import GENERIC_ENTRY, WORKING_SIZE
 from .deformation import Deformation, scalar_image, vector_image
 from .errors import InputError
@@ -168,9 +168,8 @@ def register_and_segment(
     with _timed(seconds, "checking"):
         tell(progress, "checking", 0.0)
         figures = _figures(result, volumes, landmarks, estimate)
+        warnings = _warnings(bundle, volumes, estimate)
     seconds["total"] = time.perf_counter() - began
-    sides = zip(("fixed image", "moving image"), volumes, strict=True)
-    warnings = [*(estimate.warnings or []), *(text for name, v in sides for text in quality.meager(name, v.values))]
     result.report = {
         "notice": NOTICE,
         "verdict": quality.verdict(figures, warnings, JUDGED_BY[similarity]),
@@ -355,6 +354,16 @@ def segmentation_on(probabilities: torch.Tensor, lattice: Grid, image: sitk.Imag
         best[better] = k
     table = np.array([0, *values], np.uint8 if max(values) < 256 else np.uint16)
     return scalar_image(table[best.numpy()], grid)
+
+
+def _warnings(bundle: models.Bundle | None, volumes: list[Volume], estimate: Estimate) -> list[str]:
+    """What of the two images casts doubt on any result, one sentence each; first, what is unlike the training data."""
+    sides = list(zip(("fixed", "moving"), volumes, strict=True))
+    out = []
+    for side, volume in sides if bundle is not None else ():
+        seen = getattr(estimate, f"{side}_probabilities"), getattr(estimate, f"{side}_grid")
+        out += domain.unlike(bundle, f"{side} image", volume.values, volume.grid, *seen)
+    return out + [text for side, volume in sides for text in quality.meager(f"{side} image", volume.values)]
 
 
 def _figures(

@@ -79,6 +79,9 @@ class Refinement(Objective):
         `Level.factor` of each resolution, one after the other. Each takes all the steps that are asked for.
     rate : float
         First step in control voxels.
+    turn : float
+        Degrees by which the images are turned for more of the network's answers to begin with (`views.averaged`); with
+        0 it is asked once.
     """
 
     window: int = 3
@@ -91,6 +94,7 @@ class Refinement(Objective):
     spread: int = 1
     factors: Sequence[int] = (2,)
     rate: float = 0.005
+    turn: float = 0.0
 
     def levels(self, steps: int) -> list[Level]:
         """``steps`` at each resolution."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from .evaluation import class_scores, validate
 from .plan import Plan, read_entries, schema
 from .runs import load_run, part
 from .subjects import load, pairs_of
-from .trainer import all_arguments
+from .trainer import all_arguments, build
 
 
 def export_bundle(run: Path, output: Path, card: Path | None = None, pairs: int = 60) -> models.Bundle:
@@ -43,6 +43,8 @@ def export_bundle(run: Path, output: Path, card: Path | None = None, pairs: int 
         jsonschema.validate(entries, schema()["properties"]["card"])
     except jsonschema.ValidationError as error:
         raise InputError(f"{origin}: card: {error.message}") from None
+    entries = {**entries}
+    plan, network = _differing(plan, network, entries.pop("arguments", {}), origin)
     # Figures are those of the weights that ship, in half precision.
     network.load_state_dict({k: v.half().float() for k, v in network.state_dict().items()})
     test, train = part(rows, "test"), part(rows, "train")
@@ -72,6 +74,19 @@ def export_bundle(run: Path, output: Path, card: Path | None = None, pairs: int 
         "held_out": sorted({row.name for row in test}),
     }
     return models.write_bundle(output, manifest, network)
+
+
+def _differing(
+    plan: Plan, trained: RegistrationNetwork, arguments: dict[str, Any], origin: Path
+) -> tuple[Plan, RegistrationNetwork]:
+    """The plan and its network with other arguments, and the weights that it was trained to."""
+    plan = replace(plan, arguments=plan.arguments | arguments)
+    network = build(plan).eval()
+    try:
+        network.load_state_dict(trained.state_dict())
+    except RuntimeError:
+        raise InputError(f"{origin}: card.arguments: the trained weights do not fit a network of these") from None
+    return plan, network
 
 
 def _label(label: Any) -> dict[str, Any]:

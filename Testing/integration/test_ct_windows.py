@@ -137,6 +137,23 @@ def test_a_bundle_says_how_far_a_step_goes(scans, tmp_path):
     assert 1.2 * moved[2, 0.02] < both <= 1.01 * (moved[1, 0.02] + moved[2, 0.02])
 
 
+def test_a_bundle_asks_for_turned_views_before_steps_only(scans, tmp_path):
+    bundle = untrained(tmp_path, "deepatlas", turn=10)
+
+    def answers(refine: int) -> tuple[list[float], np.ndarray]:
+        told = []
+        pair = scans["fixed"], scans["moving"], bundle.folder
+        result = register(*pair, refine=refine, progress=lambda *at: told.append(at))
+        views = [share for stage, share in told if stage == "network" and 0 < share < 1]
+        return views, sitk.GetArrayViewFromImage(result.fixed_segmentation)
+
+    (none, once), (views, mean) = answers(0), answers(1)
+    assert none == []
+    assert views == pytest.approx([1 / 3, 2 / 3])
+    # What a network of random weights takes for organs depends on how they lie.
+    assert (once != mean).any()
+
+
 @pytest.mark.parametrize("similarity", ["mse", "mi"])
 def test_other_similarities_take_windows(similarity, scans, tmp_path):
     bundle = untrained(tmp_path, "symmetric")

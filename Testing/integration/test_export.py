@@ -37,6 +37,23 @@ def test_bundle_of_a_run(bundle, run_folder):
         np.testing.assert_allclose(value, network.state_dict()[name], rtol=1e-3, atol=1e-6)
 
 
+def test_a_network_may_look_more_often_once_it_is_trained(bundle, run_folder, shell, refused, tmp_path):
+    def command(**arguments: object) -> list[object]:
+        card = tmp_path / "card.yaml"
+        card.write_text(yaml.safe_dump({"card": CARD | {"arguments": arguments}}), encoding="utf-8")
+        return ["export", "--run", run_folder, "--card", card, "--pairs", 4, "--output", tmp_path / "out"]
+
+    refused(*command(looks=0), words=("looks has to be 1 or more",))
+    refused(*command(channels=[4, 4], counts=[1, 1]), words=("card.arguments", "do not fit"))
+    code, _, error = shell(*command(looks=3, passes=1))
+    assert code == 0, error
+    other = models.open_bundle(tmp_path / "out")
+    assert other.manifest["arguments"] == bundle.manifest["arguments"] | {"looks": 3, "passes": 1}
+    assert other.manifest["sha256"] == bundle.manifest["sha256"]
+    assert "arguments" not in set(CARD) and other.manifest["validation"] != bundle.manifest["validation"]
+    assert models.load(other).looks == 3
+
+
 def test_without_a_folder_it_is_installed(run_folder, shell, tmp_path, monkeypatch):
     monkeypatch.setenv(catalog.HOME_VARIABLE, str(tmp_path / "home"))
     code, said, error = shell("export", "--run", run_folder, "--pairs", 2)

@@ -30,6 +30,8 @@ VARIANTS = {
     "full resolution": lambda **o: tiny(finest=0, **o),
     "spatial gradients at every level": lambda **o: tiny(velocity=False, **o),
     "once": lambda **o: tiny(passes=1, **o),
+    "three looks": lambda **o: tiny(passes=1, looks=3, **o),
+    "two looks, shared encoder only": lambda **o: tiny(joint=False, looks=2, **o),
     "shared encoder only": lambda **o: tiny(joint=False, **o),
     "no segmentation": lambda **o: tiny(joint=False, **{**o, "classes": 0}),
 }
@@ -125,9 +127,10 @@ def test_levels_hold_the_fields_and_their_gradients(build, pair):
     network = perturbed(build())
     answer = network(*pair)
     scales = (4, 2, 1)[: 3 - network.finest]
-    assert len(answer.levels) == network.passes * len(scales)
+    first = network.passes * len(scales)
+    assert len(answer.levels) == first + network.looks - 1
     before = None
-    for scale, level in zip(scales * network.passes, answer.levels, strict=True):
+    for scale, level in zip(scales * network.passes, answer.levels[:first], strict=True):
         shape = tuple(n // scale for n in SHAPE)
         assert level.displacement.shape == (4, 3, *shape)
         if network.velocity and before is not None:
@@ -141,6 +144,10 @@ def test_levels_hold_the_fields_and_their_gradients(build, pair):
                 # The new step comes first and leads to where the coarser field is read.
                 expected = fields.compose(fields.resize(before, shape), expected)
             torch.testing.assert_close(level.displacement, expected)
+        before = level.displacement
+    for level in answer.levels[first:]:
+        assert level.gradients is None
+        assert level.displacement.shape == (4, 3, *SHAPE)
         before = level.displacement
     torch.testing.assert_close(torch.cat([answer.forward, answer.backward]), fields.resize(before, SHAPE))
 
@@ -166,6 +173,24 @@ def test_a_second_pass_corrects_the_first(pair):
     assert once.state_dict().keys() == twice.state_dict().keys()
     with pytest.raises(ValueError, match="need warping"):
         tiny(warping=False)
+
+
+@pytest.mark.parametrize("options", [{}, {"joint": False}, {"classes": 0, "joint": False}, {"passes": 1}])
+def test_a_second_look_at_what_was_carried(options, pair):
+    """Half of what it finds on carried images: each against its target, and the images against what came to them."""
+    once, twice = perturbed(tiny(**options)), perturbed(tiny(looks=2, **options))
+    (moving, fixed), first, second = pair, once(*pair), twice(*pair)
+    of_moving = once(fields.warp(moving, first.there), fixed)
+    of_fixed = once(moving, fields.warp(fixed, first.back))
+    there = fields.compose(first.there, of_moving.there / 2) + fields.compose(of_fixed.there / 2, first.there)
+    back = fields.compose(first.back, of_fixed.back / 2) + fields.compose(of_moving.back / 2, first.back)
+    torch.testing.assert_close(second.there, there / 2)
+    torch.testing.assert_close(second.back, back / 2)
+    assert (second.there - first.there).abs().max() > 1e-2
+    if once.segmentation is not None:
+        torch.testing.assert_close(second.fixed_segmentation, first.fixed_segmentation)
+    with pytest.raises(ValueError, match="looks has to be 1 or more, not 0"):
+        tiny(looks=0)
 
 
 @pytest.mark.parametrize("warping", [True, False])

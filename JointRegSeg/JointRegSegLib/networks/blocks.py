@@ -64,10 +64,13 @@ class Decoder(nn.Module):
             self.up.append(nn.ConvTranspose3d(channels[level + 1], channels[level], 2, stride=2))
             self.levels.append(convolutions(2 * channels[level], channels[level], counts[level]))
 
-    def forward(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """The encoder's features, fine to coarse → as many tensors of the same shapes; the coarsest is passed on."""
+    def forward(self, features: Sequence[torch.Tensor], finest: int = 0) -> list[torch.Tensor]:
+        """The encoder's features, fine to coarse → from level ``finest`` on as many tensors of the same shapes.
+
+        The coarsest is passed on.
+        """
         out = [features[-1]]
-        for level in reversed(range(len(self.levels))):
+        for level in reversed(range(finest, len(self.levels))):
             x = self.up[level](out[0])
             out.insert(0, self.levels[level](torch.cat([x, features[level]], 1)))
         return out

@@ -18,6 +18,10 @@ Additions, off in the paper's version (``paper=True``):
   spatial gradient displaces all that lies behind it, which hinders a small local correction.
 - *passes*: the decoder runs again, with the same weights, on encodings warped by what it found (after Zhao et al. 2019,
   "Recursive cascaded networks"): it corrects what it missed, and the images are encoded only once.
+- *looks*: the images, carried over by all that was found, are encoded again, for features do not turn and stretch with
+  the image that they were made of. Each is compared with its target where either of them lies, and the mean of the two
+  answers is taken: what one way overshoots the other one falls short of. It counts half: all of it would gain more
+  overlap, but by squeezing a structure until whatever is read lies well within it.
 """
 
 from __future__ import annotations
@@ -55,7 +59,9 @@ class SymmetricNetwork(RegistrationNetwork):
     velocity : bool
         See the module's text; needs ``warping``.
     passes : int
-        Runs of the registration decoder, more than one only with ``warping``.
+        Runs of the registration decoder at each look, more than one only with ``warping``.
+    looks : int
+        How often the network looks, once or more; the first look segments.
     """
 
     def __init__(
@@ -69,6 +75,7 @@ class SymmetricNetwork(RegistrationNetwork):
         finest: int = 1,
         velocity: bool = True,
         passes: int = 2,
+        looks: int = 1,
     ) -> None:
         super().__init__()
         if len(channels) != len(counts) or len(channels) < 2:
@@ -79,7 +86,9 @@ class SymmetricNetwork(RegistrationNetwork):
             raise ValueError("joint needs a segmentation decoder: set classes")
         if passes < 1 or ((passes > 1 or velocity) and not warping):
             raise ValueError("passes is at least 1; more than one, and velocity, need warping")
-        self.inputs, self.velocity, self.passes = inputs, velocity, passes
+        if looks < 1:
+            raise ValueError(f"looks has to be 1 or more, not {looks}")
+        self.inputs, self.velocity, self.passes, self.looks = inputs, velocity, passes, looks
         self.divisor = 2 ** (len(channels) - 1)
         self.warping, self.joint, self.finest = warping, joint, finest
         self.encoder = Encoder(inputs, channels, counts)
@@ -103,28 +112,45 @@ class SymmetricNetwork(RegistrationNetwork):
 
     def forward(self, moving: torch.Tensor, fixed: torch.Tensor) -> Prediction:
         self.check(moving, fixed)
-        n = moving.shape[0]
-        encoded = self.encoder(torch.cat([moving, fixed]))
-        scores = None
-        pyramid = encoded
+        n, images = len(moving), torch.cat([moving, fixed])
+        encoded, decoded, scores = self.encoder(images), None, None
         if self.segmentation is not None:
             decoded = self.segmentation(encoded)
-            scores = self.classifier(decoded[0]).float()
-            if self.joint:
-                pyramid = [torch.cat(pair, 1) for pair in zip(encoded[:-1], decoded[:-1], strict=True)] + encoded[-1:]
-        levels = self._register(pyramid, n)
-        full = fields.resize(levels[-1].displacement, moving.shape[2:])
+            scores, decoded = self.classifier(decoded[0]).float(), decoded[self.finest :]
+        pyramid = self._compared(encoded, decoded)
+        levels = self._register(pyramid, _exchanged(pyramid, n))
+        full = fields.resize(levels[-1].displacement, images.shape[2:])
+        for _ in range(self.looks - 1):
+            full = self._look(images, pyramid, full)
+            levels.append(Level(full, None))
         return Prediction.split(n, full, None, scores, levels)
 
-    def _register(self, pyramid: Sequence[torch.Tensor], n: int) -> list[Level]:
-        """Fields of both directions, coarse to fine; the batch holds n forward and then n backward pairs."""
+    def _compared(self, encoded: list[torch.Tensor], decoded: list[torch.Tensor] | None) -> list[torch.Tensor]:
+        """What is subtracted at each level from ``finest`` on; ``decoded`` begins there, ``encoded`` at level 0."""
+        encoded = encoded[self.finest :]
+        if not self.joint:
+            return encoded
+        return [torch.cat(pair, 1) for pair in zip(encoded[:-1], decoded[:-1], strict=True)] + encoded[-1:]
+
+    def _look(self, images: torch.Tensor, pyramid: list[torch.Tensor], found: torch.Tensor) -> torch.Tensor:
+        """What another look at (2 n, C, D, H, W) images makes of the displacements (2 n, 3, D, H, W) found so far."""
+        encoded, n = self.encoder(fields.warp(images, found)), len(images) // 2
+        carried = self._compared(encoded, self.segmentation(encoded, self.finest) if self.joint else None)
+        # The carried images against their targets, and the images against what was carried to them.
+        sources = [torch.cat(pair) for pair in zip(carried, pyramid, strict=True)]
+        targets = [torch.cat(pair) for pair in zip(_exchanged(pyramid, n), _exchanged(carried, n), strict=True)]
+        more = fields.resize(self._register(sources, targets)[-1].displacement / 2, images.shape[2:])
+        here, there = more.chunk(2)
+        return (fields.compose(found, here) + fields.compose(there, found)) / 2
+
+    def _register(self, sources: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]) -> list[Level]:
+        """Fields that carry sources to targets, coarse to fine; pyramids of equal shapes, from level ``finest`` on."""
         levels: list[Level] = []
         displacement = None
         for _ in range(self.passes):
             hidden = None
-            for level in reversed(range(self.finest, len(pyramid))):
-                source = pyramid[level]
-                target = source.roll(n, 0)  # moving and fixed change places
+            for level in reversed(range(self.finest, self.finest + len(sources))):
+                source, target = (pyramid[level - self.finest] for pyramid in (sources, targets))
                 if displacement is not None:
                     displacement = fields.resize(displacement, source.shape[2:])
                     if self.warping:
@@ -144,3 +170,8 @@ class SymmetricNetwork(RegistrationNetwork):
                 displacement = step
                 levels.append(Level(displacement, gradients))
         return levels
+
+
+def _exchanged(pyramid: Sequence[torch.Tensor], n: int) -> list[torch.Tensor]:
+    """A batch of n moving and n fixed images with the two in each other's place."""
+    return [x.roll(n, 0) for x in pyramid]
