@@ -44,7 +44,7 @@ def dice(result, image: sitk.Image) -> float:
 
 def test_network_alone_aligns_and_segments_unseen_people(pairs):
     results = [register(**pair, model=MODEL) for pair in pairs]
-    assert np.mean([dice(r, r.warped_labels) for r in results]) > 0.81
+    assert np.mean([dice(r, r.warped_labels) for r in results]) > 0.84
     assert np.mean([dice(r, r.fixed_segmentation) for r in results]) > 0.85
     # The model's own training data must not be called unlike its training data.
     assert sum(len(r.report["warnings"]) == 0 for r in results) >= len(results) - 1
@@ -56,7 +56,7 @@ def refined(pairs) -> list:
 
 
 def test_refinement_is_accurate_and_regular(refined):
-    assert np.mean([dice(r, r.warped_labels) for r in refined]) > 0.83
+    assert np.mean([dice(r, r.warped_labels) for r in refined]) > 0.85
     regularity = [r.report["quality"]["regularity"] for r in refined]
     assert max(r["folded_share"] for r in regularity) <= 1e-5
     assert np.mean([r["inverse_consistency_voxels"]["mean"] for r in regularity]) < 0.1
