@@ -139,19 +139,24 @@ def test_a_bundle_says_how_far_a_step_goes(scans, tmp_path):
 
 def test_a_bundle_asks_for_turned_views_before_steps_only(scans, tmp_path):
     bundle = untrained(tmp_path, "deepatlas", turn=10)
+    asked: list[torch.Tensor] = []
+    handle = models.load(bundle).register_forward_pre_hook(lambda module, images: asked.append(images[0]))
 
-    def answers(refine: int) -> tuple[list[float], np.ndarray]:
-        told = []
+    def told(refine: int) -> list[float]:
+        shares = []
         pair = scans["fixed"], scans["moving"], bundle.folder
-        result = register(*pair, refine=refine, progress=lambda *at: told.append(at))
-        views = [share for stage, share in told if stage == "network" and 0 < share < 1]
-        return views, sitk.GetArrayViewFromImage(result.fixed_segmentation)
+        register(*pair, refine=refine, progress=lambda *at: shares.append(at))
+        return [share for stage, share in shares if stage == "network"]
 
-    (none, once), (views, mean) = answers(0), answers(1)
-    assert none == []
-    assert views == pytest.approx([1 / 3, 2 / 3])
-    # What a network of random weights takes for organs depends on how they lie.
-    assert (once != mean).any()
+    assert told(0) == [0, 1]
+    (once,) = asked
+    assert told(1) == pytest.approx([0, 1 / 3, 2 / 3, 1])
+    handle.remove()
+    first, *turned = asked[1:]
+    assert torch.equal(first, once) and len(turned) == 2
+    # The middle stays, the rest does not, and the two turns are no more alike than either is to the image.
+    assert all((view - once).std() > 0.1 * once.std() for view in turned)
+    assert (turned[0] - turned[1]).std() > max((view - once).std() for view in turned)
 
 
 @pytest.mark.parametrize("similarity", ["mse", "mi"])
