@@ -159,21 +159,22 @@ def resize(displacement: torch.Tensor, shape: tuple[int, int, int], rescale: boo
 
 def to_world(displacement: torch.Tensor, grid: Grid) -> torch.Tensor:
     """Voxel displacement on ``grid`` to LPS mm: channels become x, y, z."""
-    return _rotate(displacement, grid.array_affine[:3, :3])
+    return mapped(displacement, grid.array_affine[:3, :3])
 
 
 def to_voxel(vectors: torch.Tensor, grid: Grid) -> torch.Tensor:
     """Displacement vectors in LPS mm (channels x, y, z) on ``grid`` to voxels along D, H, W."""
-    return _rotate(vectors, np.linalg.inv(grid.array_affine[:3, :3]))
+    return mapped(vectors, np.linalg.inv(grid.array_affine[:3, :3]))
 
 
-def _rotate(vectors: torch.Tensor, matrix: np.ndarray) -> torch.Tensor:
+def mapped(vectors: torch.Tensor, matrix: np.ndarray) -> torch.Tensor:
+    """Vectors (N, 3, D, H, W) under a (3, 3) matrix, at their places."""
     matrix = torch.tensor(matrix, dtype=vectors.dtype, device=vectors.device)
     return torch.einsum("ca,nadhw->ncdhw", matrix, vectors)
 
 
 def affine_matrix(linear: np.ndarray, translation: np.ndarray, center: np.ndarray) -> np.ndarray:
-    """(4, 4) matrix of LPS points for x ↦ linear (x - center) + center + translation, in mm."""
+    """(4, 4) matrix for x ↦ linear (x - center) + center + translation, of LPS points in mm or of voxel indices."""
     out = np.eye(4)
     out[:3, :3] = linear
     out[:3, 3] = np.asarray(center) + np.asarray(translation) - np.asarray(linear) @ np.asarray(center)

@@ -7,11 +7,11 @@ back as vectors and averaged, too.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+from scipy.spatial.transform import Rotation
 
 from . import fields
 from .geometry import affine_coordinates
@@ -63,10 +63,8 @@ def averaged(
 
 def turn(degrees: float, spacing: Sequence[float]) -> np.ndarray:
     """(3, 3) matrix of voxel coordinates for a rotation in mm about `AXIS`, all along D, H, W."""
-    x, y, z = np.asarray(AXIS, float) / np.linalg.norm(AXIS)
-    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    angle = math.radians(degrees)
-    rotation = np.eye(3) + math.sin(angle) * cross + (1 - math.cos(angle)) * cross @ cross  # Rodrigues
+    axis = np.array(AXIS) / np.linalg.norm(AXIS)
+    rotation = Rotation.from_rotvec(degrees * axis, degrees=True).as_matrix()
     lengths = np.asarray(spacing, float)
     return rotation * lengths / lengths[:, None]
 
@@ -88,16 +86,12 @@ def _seen(
     there, back = (_about_middle(m, moving) for m in (matrix, np.linalg.inv(matrix)))
     parts = _parts(network(fields.warp(moving, there), fields.warp(fixed, there)))
     out = [None if part is None else fields.warp(part, back) for part in parts]
-    linear = torch.as_tensor(matrix, dtype=moving.dtype, device=moving.device)
-    vectors = [None if part is None else torch.einsum("ca,nadhw->ncdhw", linear, part) for part in out[:2]]
+    vectors = [None if part is None else fields.mapped(part, matrix) for part in out[:2]]
     return [*vectors, *out[2:]]
 
 
 def _about_middle(matrix: np.ndarray, image: torch.Tensor) -> torch.Tensor:
     """Voxel displacement (1, 3, D, H, W) of a (3, 3) voxel matrix about the lattice's middle."""
     shape = image.shape[2:]
-    middle = (np.array(shape) - 1) / 2
-    change = np.eye(4)
-    change[:3, :3] = matrix
-    change[:3, 3] = middle - matrix @ middle
-    return affine_coordinates(change - np.eye(4), shape, image)
+    change = fields.affine_matrix(matrix, np.zeros(3), (np.array(shape) - 1) / 2) - np.eye(4)
+    return affine_coordinates(change, shape, image)

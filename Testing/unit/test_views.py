@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from JointRegSegLib import fields, views
+from JointRegSegLib import views
 from JointRegSegLib.errors import Canceled
 from JointRegSegLib.geometry import affine_coordinates
 from JointRegSegLib.networks import Prediction, SymmetricNetwork
@@ -80,7 +80,6 @@ def test_exchanged_images_exchange_the_answer(generator):
     torch.testing.assert_close(one.forward, other.backward)
     torch.testing.assert_close(one.fixed_segmentation, other.moving_segmentation)
     assert not torch.allclose(one.forward, network(moving, fixed).forward, atol=1e-3)
-    assert fields.warp(moving, one.forward).isfinite().all()
 
 
 def test_told_and_canceled():
