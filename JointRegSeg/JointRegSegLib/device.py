@@ -40,13 +40,13 @@ def available() -> str:
     return f"CPU, {_threads()} ({reason})"
 
 
-def describe(device: torch.device) -> str:
-    """The device for a report."""
-    import torch
+def describe(device: torch.device, network: bool = False) -> str:
+    """The device for a report; for a ``network`` also its precision, where it is not the whole one."""
+    from .precision import halves
 
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"
-    return f"cpu ({_threads()})"
+    return f"cpu ({_threads()}{', network in bfloat16' if network and halves('cpu') else ''})"
 
 
 def _threads() -> str:

@@ -92,7 +92,7 @@ def by_model(
         if refine and objective.turn:
             answer = averaged(network.to(device), *images, objective.turn, lattice.spacing[::-1], progress)
         else:
-            answer = network.to(device)(*images)
+            answer = network.to(device).infer(*images)
         disagreement = None
         if answer.backward is not None:
             disagreement = float(fields.round_trip(answer.there, answer.back, lattice).nanmean())

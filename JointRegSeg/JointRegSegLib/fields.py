@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from . import precision
 from .geometry import Grid, affine_coordinates, sample
 
 
@@ -167,6 +168,7 @@ def to_voxel(vectors: torch.Tensor, grid: Grid) -> torch.Tensor:
     return mapped(vectors, np.linalg.inv(grid.array_affine[:3, :3]))
 
 
+@precision.full
 def mapped(vectors: torch.Tensor, matrix: np.ndarray) -> torch.Tensor:
     """Vectors (N, 3, D, H, W) under a (3, 3) matrix, at their places."""
     matrix = torch.tensor(matrix, dtype=vectors.dtype, device=vectors.device)
@@ -187,6 +189,7 @@ def affine_displacement(matrix: np.ndarray, grid: Grid) -> torch.Tensor:
     return affine_coordinates(voxel - np.eye(4), grid.shape, torch.empty(0))
 
 
+@precision.full
 def then_affine(displacement: torch.Tensor, matrix: torch.Tensor | None) -> torch.Tensor:
     """The displacement of x ↦ A (x + u(x)) for voxel matrices A, (N, 3, 4); u itself without one."""
     if matrix is None:

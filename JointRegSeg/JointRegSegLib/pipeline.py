@@ -192,7 +192,7 @@ def register_and_segment(
             **{name: str(given[name]) for name in stamps if name not in ("fixed", "moving")},
         },
         "stamps": stamps,
-        "device": device.describe(used),
+        "device": device.describe(used, network=bundle is not None),
         "notes": notes,
         "versions": {
             "jointregseg": __version__,

@@ -51,7 +51,7 @@ def averaged(
     Canceled
         If ``progress`` asks to stop.
     """
-    views = [_parts(network(moving, fixed))]
+    views = [_parts(network.infer(moving, fixed))]
     for n, angle in enumerate((degrees, -degrees), start=1):
         tell(progress, "network", n / 3)
         views.append(_seen(network, moving, fixed, turn(angle, spacing)))
@@ -84,7 +84,7 @@ def _seen(
     brought together by T φ T⁻¹, whose displacement is the vector part of T times u(T⁻¹(x)).
     """
     there, back = (_about_middle(m, moving) for m in (matrix, np.linalg.inv(matrix)))
-    parts = _parts(network(fields.warp(moving, there), fields.warp(fixed, there)))
+    parts = _parts(network.infer(fields.warp(moving, there), fields.warp(fixed, there)))
     out = [None if part is None else fields.warp(part, back) for part in parts]
     vectors = [None if part is None else fields.mapped(part, matrix) for part in out[:2]]
     return [*vectors, *out[2:]]

@@ -44,7 +44,7 @@ def each(
     values, channels, rows = np.array(plan.values), list(plan.segmented), []
     for moving_name, fixed_name in pairs:
         moving, fixed = named[moving_name], named[fixed_name]
-        out = network(moving.image.to(device), fixed.image.to(device))
+        out = network.infer(moving.image.to(device), fixed.image.to(device))
         carried = fields.warp(moving.labels.to(device), out.there, "nearest")[0, 0].cpu().numpy()
         truth = fixed.labels[0, 0].numpy()
         both = values[(moving.known & fixed.known).numpy()].tolist()
@@ -71,7 +71,7 @@ def each(
 @torch.inference_mode()
 def class_scores(network: RegistrationNetwork, image: torch.Tensor) -> torch.Tensor | None:
     """Scores (1, 1 + K, D, H, W) of one image (1, C, D, H, W), paired with itself; None if the network has none."""
-    answer = network(image, image)
+    answer = network.infer(image, image)
     return answer.moving_segmentation if answer.fixed_segmentation is None else answer.fixed_segmentation
 
 

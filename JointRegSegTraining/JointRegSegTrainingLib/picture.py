@@ -28,7 +28,7 @@ def draw(
     Full lines are what was drawn, dashed ones what the deformation carries over from the moving image.
     """
     device = next(network.parameters()).device
-    answer = network(moving.image.to(device), fixed.image.to(device)).there.cpu()
+    answer = network.infer(moving.image.to(device), fixed.image.to(device)).there.cpu()
     warped, carried = fields.warp(moving.image, answer), fields.warp(moving.labels, answer, "nearest")
     images = [x[0, 0].numpy() for x in (fixed.image, moving.image, warped)]
     labels = [x[0, 0].numpy() for x in (fixed.labels, moving.labels, carried)]

@@ -140,7 +140,7 @@ def test_a_full_gpu_falls_back_to_the_cpu(installed, pair, quick, monkeypatch, m
     for name in ("by_model", "by_optimization"):
         monkeypatch.setattr(pipeline, name, fails_off_the_cpu(getattr(pipeline, name)))
     monkeypatch.setattr(pipeline.device, "choose", lambda name: torch.device("meta"))
-    monkeypatch.setattr(pipeline.device, "describe", lambda device: f"on {device}")
+    monkeypatch.setattr(pipeline.device, "describe", lambda device, network: f"on {device}")
     result = register(pair["fixed"], pair["moving"], model)
     assert tried == ["meta", "cpu"]
     assert result.report["notes"] == ["the GPU's memory did not suffice; computed on the CPU instead"]

@@ -8,10 +8,9 @@ import torch
 from JointRegSegLib import views
 from JointRegSegLib.errors import Canceled
 from JointRegSegLib.geometry import affine_coordinates
-from JointRegSegLib.networks import Prediction, SymmetricNetwork
+from JointRegSegLib.networks import Prediction, RegistrationNetwork, SymmetricNetwork
 from perturb import perturbed
 from scipy.spatial.transform import Rotation
-from torch import nn
 
 SHAPE = (14, 18, 12)
 SPACING = (2.5, 1.0, 1.7)  # along D, H, W
@@ -25,7 +24,7 @@ def ramp(slope: tuple[float, float, float]) -> torch.Tensor:
     return sum(s * length * at[:, c : c + 1] for c, (s, length) in enumerate(zip(slope, SPACING, strict=True)))
 
 
-class Downhill(nn.Module):
+class Downhill(RegistrationNetwork):
     """Moves along the image's slope in mm, there in the moving and back in the fixed image; the values are scores."""
 
     def forward(self, moving: torch.Tensor, fixed: torch.Tensor) -> Prediction:
@@ -51,7 +50,7 @@ def test_what_turns_with_the_images_is_turned_back():
 
 
 def test_what_ignores_the_images_is_averaged():
-    class Aside(nn.Module):
+    class Aside(RegistrationNetwork):
         def forward(self, moving: torch.Tensor, fixed: torch.Tensor) -> Prediction:
             return Prediction(torch.tensor([0.0, 0.0, 1.0]).view(1, 3, 1, 1, 1).expand(1, 3, *SHAPE))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from .. import fields
+from .. import fields, precision
 
 
 @dataclass
@@ -96,6 +96,12 @@ class RegistrationNetwork(nn.Module):
     def forward(self, moving: torch.Tensor, fixed: torch.Tensor) -> Prediction:
         """Register and segment a batch of pairs; see `Prediction`."""
         raise NotImplementedError
+
+    @torch.inference_mode()
+    def infer(self, moving: torch.Tensor, fixed: torch.Tensor) -> Prediction:
+        """The answer without gradients, in half precision where the processor is faster so; see `precision.fast`."""
+        with precision.fast(moving.device):
+            return self(moving, fixed)
 
     def check(self, moving: torch.Tensor, fixed: torch.Tensor) -> None:
         """Raise ValueError unless the two images fit each other and the network."""

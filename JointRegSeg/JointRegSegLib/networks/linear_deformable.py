@@ -35,7 +35,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .. import fields
+from .. import fields, precision
 from .blocks import convolutions, zeroed
 from .interface import Level, Prediction, RegistrationNetwork, stacked
 from .linear import AffineHead, composed, inverted, refined
@@ -151,10 +151,8 @@ class LinearDeformableNetwork(RegistrationNetwork):
                 features.append(layer(features[-1]))
             merged = torch.cat(features, 1)
             answer = self.gradients(self.decoder(self.excitation(merged)))
-            # Half precision coordinates would be off by whole voxels.
-            with torch.autocast(merged.device.type, enabled=False):
-                found = self._level(answer.float(), merged)
-                levels.append(found if last is None else _after(last, found))
+            found = self._level(answer.float(), merged)
+            levels.append(found if last is None else _after(last, found))
         scores = None
         if self.segmentation is not None:
             scores = self.segmentation(merged).float().roll(n, 0)  # moving first
@@ -176,15 +174,13 @@ class LinearDeformableNetwork(RegistrationNetwork):
 
 def _whole(level: Level) -> torch.Tensor:
     """Displacement and affine map in one, (N, 3, d, h, w)."""
-    with torch.autocast(level.displacement.device.type, enabled=False):
-        return fields.then_affine(level.displacement, level.affine)
+    return fields.then_affine(level.displacement, level.affine)
 
 
 def _finer(level: Level, shape: torch.Size) -> Level:
     """The same maps on a lattice of ``shape``, whose voxels are half as wide."""
-    with torch.autocast(level.displacement.device.type, enabled=False):
-        affine = None if level.affine is None else refined(level.affine, 2)
-        return Level(fields.resize(level.displacement, shape), None, affine)
+    affine = None if level.affine is None else refined(level.affine, 2)
+    return Level(fields.resize(level.displacement, shape), None, affine)
 
 
 def _after(first: Level, second: Level) -> Level:
@@ -196,6 +192,7 @@ def _after(first: Level, second: Level) -> Level:
     return Level(fields.then_affine(total, inverted(affine)), None, affine)
 
 
+@precision.full
 def _linear_first(displacement: torch.Tensor, affine: torch.Tensor) -> torch.Tensor:
     """u of x ↦ A (x + u(x)) from v of x ↦ A x + v(A x), for (N, 3, D, H, W) v and (N, 3, 4) voxel matrices A."""
     linear = fields.then_affine(torch.zeros_like(displacement), affine)
