@@ -9,7 +9,8 @@ import qt
 import slicer
 from JointRegSegLib.errors import InputError, JointRegSegError
 from JointRegSegLib.scene import layout, motion, overlays
-from JointRegSegLib.scene.results import FIXED_REFERENCE, MOVING_REFERENCE, SceneResult
+from JointRegSegLib.scene.files import FIXED_REFERENCE, MOVING_REFERENCE
+from JointRegSegLib.scene.results import SceneResult
 from slicer.i18n import tr as _
 
 from . import words

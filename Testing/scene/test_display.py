@@ -10,7 +10,7 @@ import SimpleITK as sitk
 import slicer
 import vtk
 from JointRegSegLib.errors import InputError
-from JointRegSegLib.scene import compare, layout, motion, overlays, results, volumes
+from JointRegSegLib.scene import compare, files, layout, motion, overlays, results, volumes
 from people import KNOWN, person
 from surroundings import new_scene
 
@@ -393,7 +393,7 @@ def test_the_color_scale_is_that_of_what_is_seen(scene, add, known):
     motion.deformation(scene, result, "grid")
     assert transform.GetDisplayNode().GetScalarRange()[1] == pytest.approx(50)
     for name in known:
-        reference = results.FIXED_REFERENCE if name == "fixed" else results.MOVING_REFERENCE
+        reference = files.FIXED_REFERENCE if name == "fixed" else files.MOVING_REFERENCE
         transform.SetNodeReferenceID(reference, add(body, name).GetID())
     motion.deformation(scene, result, "grid")
     assert transform.GetDisplayNode().GetScalarRange()[1] == pytest.approx(2)

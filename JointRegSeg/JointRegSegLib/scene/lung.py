@@ -11,9 +11,10 @@ import slicer
 
 from ..client import Event, Worker
 from ..errors import InputError
-from . import layout, motion, results, runs, sitk, volumes
+from . import files, layout, motion, results, runs, sitk, volumes
+from .files import FIXED_REFERENCE, MOVING_REFERENCE
 from .overlays import RIGHT, legend
-from .results import FIXED_REFERENCE, MOVING_REFERENCE, SceneResult
+from .results import SceneResult
 from .segments import layers, mask_of
 
 #: What nodes of a review are in their result: labels, outline, report, and a map for each measure.
@@ -195,18 +196,18 @@ def put(
     scene.StartState(slicer.vtkMRMLScene.BatchProcessState)
     try:
         remove(result)
-        files = dict(event["files"])
-        image = sitk.ReadImage(str(folder / files.pop("lungs")))
+        written = dict(event["files"])
+        image = sitk.ReadImage(str(folder / written.pop("lungs")))
         labels = scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", scene.GenerateUniqueName("Lungs"))
         volumes.fill(labels, image)
         labels.CreateDefaultDisplayNodes()
         results.adopt(result, LABELS, labels)
         sitk.WriteImage(sitk.Cast(image > 0, sitk.sitkUInt8), str(folder / "outline.nrrd"), useCompression=False)
         entry = [{"value": 1, "name": "lungs", "color": "#ffd166"}]
-        outline = results.segmentation(scene, folder / "outline.nrrd", "Lungs outline", entry, fixed)
+        outline = files.segmentation(scene, folder / "outline.nrrd", "Lungs outline", entry, fixed)
         outline.GetDisplayNode().SetVisibility(False)
         results.adopt(result, OUTLINE, outline)
-        for name, file in files.items():
+        for name, file in written.items():
             colors = event["colors"][name]
             node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", scene.GenerateUniqueName(colors["title"]))
             volumes.fill(node, sitk.ReadImage(str(folder / file)))

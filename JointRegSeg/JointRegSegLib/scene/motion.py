@@ -11,11 +11,10 @@ import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
 from . import check, layout, volumes
+from .files import FIXED_REFERENCE, MOVING_REFERENCE
 from .overlays import LEFT, legend
 from .part import part_of
 from .results import (
-    FIXED_REFERENCE,
-    MOVING_REFERENCE,
     ROLE,
     SceneResult,
     adopt,

@@ -13,7 +13,8 @@ from vtk.util.numpy_support import vtk_to_numpy
 
 from ..errors import InputError, JointRegSegError
 from . import segments, sitk, volumes
-from .results import FIXED_REFERENCE, SceneResult
+from .files import FIXED_REFERENCE
+from .results import SceneResult
 from .seen import Seen
 
 #: Points and models: whatever Slicer can push through a transform.
