@@ -145,6 +145,8 @@ def run_batch(
             options = {**options, "model": str(bundle.folder.absolute())}  # other processes stand elsewhere
     if scheduler is None:
         device.choose(options.get("device_name", "auto"))
+    if not overwrite:
+        _check_settings(folder, pairs, options, weights)
     rows: dict[str, dict[str, Any]] = {}
     written = -math.inf
 
@@ -163,7 +165,7 @@ def run_batch(
     refused = {case: pair["problem"] for case, pair in pairs.items() if "problem" in pair}
     refused |= {case: reason for case, reason in (given_up or {}).items() if case in pairs}
     tasks = {
-        case: (pair, folder.absolute() / case, options, overwrite, weights)
+        case: (pair, folder.absolute() / case, options, overwrite)
         for case, pair in pairs.items()
         if case not in refused
     }
@@ -205,6 +207,21 @@ def _check_organs(table: Path, pairs: Iterable[dict[str, str]], options: dict[st
         raise InputError(f"{table}: columns {' and '.join(ORGANS)}: {error}", error.option) from None
 
 
+def _check_settings(folder: Path, cases: Iterable[str], options: dict[str, Any], weights: str | None) -> None:
+    """Refuse a folder of other settings before its summary is written anew."""
+    for case in cases:
+        try:
+            report = json.loads((folder / case / output.REPORT).read_text(encoding="utf-8"))
+            other = _other_setting(report, options, weights)
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # there is none, or it is damaged, which is told of its case
+        if other:
+            raise OutputError(
+                f"{folder / case}: its result was made with another {other}; redo all, or name another folder",
+                "overwrite",
+            )
+
+
 @contextmanager
 def _results(
     tasks: dict[str, tuple], workers: int, scheduler: str | None
@@ -229,18 +246,14 @@ def run_case(
     folder: Path,
     options: dict[str, Any],
     overwrite: bool,
-    weights: str | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Register a row of the table (see `read_pairs`) and write its folder; returns its line of the summary.
-
-    ``weights`` is the checksum of the model's weights, with which an earlier result has to be made to be kept.
-    """
+    """Register a row of the table (see `read_pairs`) and write its folder; returns its line of the summary."""
     try:
         if not overwrite and (folder / output.REPORT).is_file():
             try:
                 report = json.loads((folder / output.REPORT).read_text(encoding="utf-8"))
-                difference = _differs(report, pair, options, weights)
+                difference = _other_input(report, pair)
                 row = summary_row(pair["case"], "kept", report)
             except (ValueError, KeyError, TypeError):
                 raise OutputError(f"{folder / output.REPORT}: is damaged; redo the case", "overwrite") from None
@@ -269,8 +282,8 @@ def _failed(case: str, reason: str, option: str | None = None) -> dict[str, Any]
     return {"case": case, "status": "failed", "reason": reason} | ({"option": option} if option else {})
 
 
-def _differs(report: dict[str, Any], pair: dict[str, str], options: dict[str, Any], weights: str | None) -> str | None:
-    """Name of an input or setting in which a saved report is not what is asked for now."""
+def _other_input(report: dict[str, Any], pair: dict[str, str]) -> str | None:
+    """Name of an input in which a saved report is not what is asked for now."""
     if "stamps" not in report:  # nobody knows what it was made of
         return "version of this program"
     for column in (*REQUIRED, *OPTIONAL[1:]):
@@ -280,12 +293,17 @@ def _differs(report: dict[str, Any], pair: dict[str, str], options: dict[str, An
             return f"{column} input"
         if file and report["stamps"].get(column) != files.stamp(file):
             return f"{column} input"
+    return None
+
+
+def _other_setting(report: dict[str, Any], options: dict[str, Any], weights: str | None) -> str | None:
+    """Name of a setting in which a saved report is not what is asked for now, as the command calls it."""
     if report["model"]["sha256"] != weights:
         return "model"
     settings = report["settings"]
     for key in ("model", "refine", "similarity", "fill", "working_size", "seed"):
         if settings[key] != options.get(key, settings[key]):
-            return key
+            return key.replace("_", " ")
     if options.get("align") not in (None, settings["align"]):
         return "align"
     return None

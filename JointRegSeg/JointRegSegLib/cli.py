@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import __version__
 from .device import CHOICES
@@ -81,10 +81,15 @@ def with_cure(text: str, option: str | None) -> str:
     return f"{text} ({CURES[option]})" if option in CURES else text
 
 
+class _Parser(argparse.ArgumentParser):
+    """Tells what is wrong with the options in one line, as all errors are told."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="jointregseg", description="Register and segment two volumes at once. For research use only."
-    )
+    parser = _Parser(prog="jointregseg", description="Register and segment two volumes at once. For research use only.")
     parser.add_argument("--version", action="version", version=f"jointregseg {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -196,6 +201,8 @@ def summary(result: Registration) -> str:
     verdict = result.report["verdict"]
     lines = [f"{verdict['color'].upper()}: {verdict['reasons'][0]}"]
     lines += [f"  {reason}" for reason in verdict["reasons"][1:]]
+    if verdict["color"] != "green":
+        lines += [f"  passed: {reason}" for reason in verdict["checks_passed"]]
     lines += [f"  note: {note}" for note in result.report["notes"]]
     lines.append(f"{result.report['seconds']['total']:.1f} s on {result.report['device']}. {result.report['notice']}")
     return "\n".join(lines)

@@ -174,8 +174,11 @@ def by_optimization(
     carried = resample(small_moving, moving_lattice, lattice, matrix)
     fine = min(40, 40 * GENERIC_VOXELS // lattice.voxels)
     levels = (Level(4, 30, 0.3), Level(2, 40, 0.3), Level(1, fine + refine, 0.1))
-    objective = Objective(similarity=similarity)
-    forward, inverse = from_nothing(carried, small_fixed, objective, levels, progress, spacing=lattice.spacing[::-1])
+    objective, spacing = Objective(similarity=similarity), lattice.spacing[::-1]
+    known = resample(torch.ones_like(small_moving), moving_lattice, lattice, matrix, fill=0)
+    forward, inverse = from_nothing(
+        carried, small_fixed, objective, levels, progress, spacing=spacing, known=known.to(device)
+    )
     return Estimate(Deformation(lattice, forward.cpu(), inverse.cpu(), matrix), alignment)
 
 

@@ -43,6 +43,10 @@ def _quiet() -> Iterator[None]:
 
 #: Below it (mm) a spacing is a mistake, or a lattice too small to compute with.
 SMALLEST_SPACING = 1e-4
+#: Above it (mm) no body has more than one voxel.
+LARGEST_SPACING = 1e4
+#: Share of its greatest value over which an image has to vary: single precision tells no finer shades apart.
+FINEST = 1e-5
 #: Above it values cannot be summed up over a block of voxels in single precision.
 LARGEST_VALUE = 1e35
 #: An image with fewer voxels above its minimum shows nothing.
@@ -85,8 +89,10 @@ def read_image(
     """
     if isinstance(source, sitk.Image):
         image = source
-    else:
+    elif isinstance(source, str | os.PathLike):
         name, image = str(source), _read(Path(source))
+    else:
+        raise InputError(f"{name}: is a {type(source).__name__}; give a path or a SimpleITK image")
     _check_kind(name, image)
     if values:
         image = _check_values(name, image, fill, labels)
@@ -95,6 +101,8 @@ def read_image(
 
 def _read(path: Path) -> sitk.Image:
     with reading(path):
+        if str(path) in ("", "."):
+            raise InputError("an image's path is empty; name a file or a folder")
         if not path.exists():
             raise InputError(f"{path}: no such file; check the path")
         if not path.is_dir():
@@ -111,6 +119,8 @@ def _read(path: Path) -> sitk.Image:
     except RuntimeError as error:
         text = str(error)
         if "orthonormal" in text:
+            raise InputError(_sheared(path)) from None
+        if "eterminant" in text:
             raise InputError(_sheared(path)) from None
         if "pacing" in text and ("ero" in text or "egative" in text):
             raise InputError(_spacing(path)) from None
@@ -202,6 +212,8 @@ def _check_kind(name: str, image: sitk.Image) -> None:
             f"{name}: has {image.GetNumberOfComponentsPerPixel()} values a voxel (color or vector image); "
             "convert it to one scalar volume"
         )
+    if image.GetPixelIDTypeAsString().startswith("label"):
+        raise InputError(f"{name}: is a SimpleITK label map, not an image; convert it with SimpleITK.LabelMapToLabel")
     if "complex" in image.GetPixelIDTypeAsString():
         raise InputError(f"{name}: has complex voxels; convert it to its magnitude")
     if image.GetDimension() != 3:
@@ -210,8 +222,9 @@ def _check_kind(name: str, image: sitk.Image) -> None:
         raise InputError(f"{name}: has one slice only ({' x '.join(map(str, image.GetSize()))}); a volume is needed")
     if not np.isfinite(image.GetSpacing()).all() or min(image.GetSpacing()) <= 0:
         raise InputError(_spacing(name))
-    if min(image.GetSpacing()) < SMALLEST_SPACING:
-        raise InputError(f"{name}: voxel spacing of {min(image.GetSpacing()):g} mm; correct the header")
+    for spacing in (min(image.GetSpacing()), max(image.GetSpacing())):
+        if not SMALLEST_SPACING <= spacing <= LARGEST_SPACING:
+            raise InputError(f"{name}: voxel spacing of {spacing:g} mm; correct the header")
     if not np.isfinite(image.GetOrigin()).all():
         raise InputError(f"{name}: its origin is not a number; correct the header")
     direction = np.reshape(image.GetDirection(), (3, 3))
@@ -240,6 +253,12 @@ def _check_values(name: str, image: sitk.Image, fill: float | None, labels: bool
     low, high = array.min(), array.max()
     if max(abs(float(low)), abs(float(high))) > LARGEST_VALUE:
         raise InputError(f"{name}: has values beyond {LARGEST_VALUE:g}; rescale its intensities")
+    largest = max(abs(float(low)), abs(float(high)))
+    if low != high and float(high) - float(low) < FINEST * largest:
+        raise InputError(
+            f"{name}: its values differ by {float(high) - float(low):g} around {float(low):g}, too little for single "
+            "precision; subtract that"
+        )
     if low == high and labels and low:
         raise InputError(f"{name}: every voxel is {low:g}, which outlines nothing; draw a part of the image")
     if low == high:

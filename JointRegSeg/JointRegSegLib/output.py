@@ -60,6 +60,8 @@ def check_free(
         where = Path(os.path.realpath(folder))
         if Path(folder).is_symlink() and not where.exists():
             raise OutputError(f"{folder}: is a link to {where}, which does not exist; create that or name another one")
+        if where == where.parent:
+            raise OutputError(f"{where}: is the root of the file system; name another folder")
         if where.exists() and not where.is_dir():
             raise OutputError(f"{where}: is a file; name a folder")
         there = {path.name for path in where.iterdir()} if where.exists() else set()

@@ -186,6 +186,7 @@ def register_and_segment(
             "device": device_name,
             "seed": seed,
         },
+        "working_lattice": None if ready is not None else _lattice_entry(estimate.deformation.grid),
         "inputs": {
             "fixed": _input_entry(fixed, fixed_image),
             "moving": _input_entry(moving, moving_image),
@@ -403,10 +404,13 @@ def _model_entry(bundle: models.Bundle | None) -> dict[str, Any]:
     return {key: bundle.manifest[key] for key in ("name", "title", "license", "sha256", "training")}
 
 
+def _lattice_entry(grid: Grid) -> dict[str, Any]:
+    return {"size": list(grid.size), "spacing_mm": [round(float(s), 6) for s in grid.spacing]}
+
+
 def _input_entry(source: ImageSource, image: sitk.Image) -> dict[str, Any]:
     return {
         "file": str(source) if isinstance(source, str | Path) else None,
-        "size": list(image.GetSize()),
-        "spacing_mm": [round(s, 6) for s in image.GetSpacing()],
+        **_lattice_entry(files.grid_of(image)),
         "type": image.GetPixelIDTypeAsString(),
     }

@@ -18,6 +18,8 @@ from .text import percent
 
 # Bounds of the verdict. Shares are of voxels, distances in voxels, agreement and similarity as fractions.
 FOLDED_RED, FOLDED_AMBER = 5e-3, 1e-5
+#: Change of volume, either way, that no breath and no two people's organs show, and the share of voxels with it.
+EXTREME, EXTREME_AMBER = 10.0, 1e-3
 INVERSE_AMBER = 0.5
 AGREEMENT_RED, AGREEMENT_AMBER = 0.5, 0.75
 WORSE = 0.02
@@ -93,6 +95,7 @@ def regularity(deformation: Deformation) -> dict[str, Any]:
     length = deformation.vectors().square().sum(1).sqrt()
     return {
         "folded_share": float((jacobian <= 0).float().mean()),
+        "extreme_share": float(((jacobian > EXTREME) | ((jacobian > 0) & (jacobian < 1 / EXTREME))).float().mean()),
         "jacobian": {"min": float(jacobian.min()), "max": float(jacobian.max())},
         "log_jacobian_spread": float(positive.log().std()) if len(positive) > 1 else None,
         "displacement_mm": {"mean": float(length.mean()), "max": float(length.max())},
@@ -153,6 +156,12 @@ def verdict(quality: dict[str, Any], warnings: list[str], judged_by: str) -> dic
     else:
         good.append("the deformation does not fold" if folded == 0 else f"only {percent(folded)} of voxels fold")
 
+    extreme = quality["regularity"]["extreme_share"]
+    if extreme > EXTREME_AMBER:
+        amber.append(
+            f"{percent(extreme)} of voxels grow or shrink more than {EXTREME:.0f}-fold: look at the Jacobian there"
+        )
+
     color, text = _likeness(quality["similarity"], judged_by)
     {"red": red, "amber": amber, "green": good}[color].append(text)
 
@@ -172,7 +181,8 @@ def verdict(quality: dict[str, Any], warnings: list[str], judged_by: str) -> dic
     if given and given["before"]["mean_dice"] is not None and given["after"]["mean_dice"] is not None:
         before, after = given["before"]["mean_dice"], given["after"]["mean_dice"]
         text = f"the given labels overlap with Dice {before:.2f} → {after:.2f}"
-        (red if after < before - WORSE else good).append(text)
+        text += "; do they use the same values?" if after == 0 else ""
+        (red if after == 0 or after < before - WORSE else good).append(text)
     points = quality.get("landmarks")
     if points:
         before, after = points["before_mm"]["mean"], points["after_mm"]["mean"]

@@ -113,10 +113,12 @@ def from_nothing(
     progress: Progress = silent,
     regions: tuple[torch.Tensor, torch.Tensor] | None = None,
     spacing: Sequence[float] = (1.0, 1.0, 1.0),
+    known: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Fit a diffeomorphism to two (1, C, D, H, W) images on one lattice, coarse to fine.
 
-    ``spacing`` is the lattice's along D, H, W, in mm or any one unit: what counts is how the axes compare.
+    ``spacing`` is the lattice's along D, H, W, in mm or any one unit: what counts is how the axes compare. ``known``
+    (1, 1, D, H, W) is 1 where the moving image was seen at all and 0 where it ends before the lattice does.
 
     ``regions`` are (1, K, D, H, W) memberships in the moving and in the fixed image of K organs that slide along what
     is around them: each, and the rest, has a diffeomorphism of its own, which counts where the organ is; organs have
@@ -139,6 +141,7 @@ def from_nothing(
         blocks = _blocks(level.factor, spacing)
         images = [_shrink(x, blocks) for x in (moving, fixed)]
         classes = None if regions is None else [_shrink(x, blocks) for x in regions]
+        seen = None if known is None else _shrink(known, blocks)
         lengths = [length * n for length, n in zip(spacing, blocks, strict=True)]
         velocity = fields.resize(velocity, _lattice(images[0].shape[2:], lengths))
 
@@ -146,7 +149,7 @@ def from_nothing(
             v = start + change
             return fields.scale_and_square(torch.cat([v, -v]), 5)
 
-        velocity = velocity + _descend(motion, velocity.shape, images, classes, objective, level, told)
+        velocity = velocity + _descend(motion, velocity.shape, images, classes, objective, level, told, seen)
     with torch.no_grad():
         smooth = fields.resize(fields.scale_and_square(torch.cat([velocity, -velocity])), moving.shape[2:])
         # A voxel is of one of them: half of either motion would be neither.
@@ -239,6 +242,7 @@ def _descend(
     objective: Objective,
     level: Level,
     told: Callable[[int], None],
+    known: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The smoothed parameters, of ``shape``, for which ``motion`` gives the best displacements (2 K, 3, …)."""
     with torch.enable_grad():
@@ -249,7 +253,7 @@ def _descend(
             smooth = motion(_smooth(parameters, objective.spread))
             both = fields.resize(smooth, images[0].shape[2:])
             both = both if len(both) == 2 else joined(both, classes)
-            loss = joint_objective(both, images, classes, objective, smooth)
+            loss = joint_objective(both, images, classes, objective, smooth, known)
             adam.zero_grad(set_to_none=True)
             loss.backward()
             # Steps shrink towards the end of a level, which settles the noise of Adam's equal-sized steps.
@@ -265,10 +269,12 @@ def joint_objective(
     classes: list[torch.Tensor] | None,
     objective: Objective,
     smooth: torch.Tensor,
+    known: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The objective of (2, 3, D, H, W) displacements, forward and backward, for [moving, fixed] images and classes.
 
-    ``smooth`` are the (…, 3, d, h, w) displacements that have to be regular: those that ``both`` were made of.
+    ``smooth`` are the (…, 3, d, h, w) displacements that have to be regular: those that ``both`` were made of. With
+    ``known`` (see `from_nothing`) the images are compared only where both are.
     """
     sources, channels = torch.cat(images), images[0].shape[1]
     if classes is not None:
@@ -282,10 +288,21 @@ def joint_objective(
         loss = loss + objective.overlap * losses.dice(warped[:, channels:], torch.cat(classes[::-1]))
     if objective.image:
         seen, target = warped[:, :channels], torch.cat(images[::-1])
+        mask = None if known is None else _common(known, both.detach(), objective.window)
         loss = loss + objective.image * dissimilarity(
-            objective.similarity, seen, target, objective.window, flat=objective.flat
+            objective.similarity, seen, target, objective.window, mask, objective.flat
         )
     return loss
+
+
+def _common(known: torch.Tensor, both: torch.Tensor, window: int) -> torch.Tensor:
+    """(2, 1, D, H, W): 1 where a window of either direction holds nothing but what both images show.
+
+    An image's border, repeated, would be matched with tissue that it does not show.
+    """
+    own = torch.cat([known, torch.ones_like(known)])
+    shared = (fields.warp(own, both, fill=0) * own.flip(0) > 0.99).to(known)
+    return 1 - F.max_pool3d(1 - shared, window, 1, window // 2)
 
 
 def _blocks(length: int, spacing: Sequence[float]) -> list[int]:

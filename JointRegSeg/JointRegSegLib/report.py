@@ -14,7 +14,7 @@ from .canvas import OUTSIDE
 from .errors import OutputError
 from .pipeline import NOTICE
 from .result import Registration
-from .text import percent, plain
+from .text import percent, plain, short
 
 _MOST_LABELS = 30
 #: Class of the badge, its word and what it asks of the reader, by the verdict's color.
@@ -196,7 +196,7 @@ def regularity(quality: dict[str, Any]) -> Table:
         ),
         (
             "Jacobian, smallest to greatest",
-            None if low is None or high is None else f"{low:.2f} to {high:.2f}",
+            None if low is None or high is None else f"{short(low)} to {short(high)}",
             "change of volume, 1 is none; 0 and less is folded",
         ),
         (
@@ -297,17 +297,23 @@ def _details(report: dict[str, Any]) -> list[Table]:
         ("SHA-256 of the weights", text_of(model.get("sha256"))),
         *[(f"Training, {key}", text_of(trained.get(key))) for key in ("data", "license", "subjects") if trained],
     ]
+    settings = rows_of(report.get("settings", {}))
     versions = report.get("versions", {}).items()
     computing = [("Device", text_of(report.get("device"))), *((_PRODUCTS.get(k, k), text_of(v)) for k, v in versions)]
     seconds = [(title_of(stage), number(value, 2, " s")) for stage, value in report.get("seconds", {}).items()]
     return [
         Table("Inputs", (), images + rows_of(inputs)),
-        Table("Settings", (), rows_of(report.get("settings", {}))),
+        Table("Settings", (), [(key, value or "not set") for key, value in settings] + [_lattice(report)]),
         Table("Model", (), model_rows),
         Table("Device and versions", (), computing),
         Table("Time", ("Stage", "Seconds"), seconds),
         Table("Notes", (), [(text,) for text in report.get("notes", [])], missing="none"),
     ]
+
+
+def _lattice(report: dict[str, Any]) -> tuple[str, str | None]:
+    size, spacing = (_get(report, "working_lattice", key) for key in ("size", "spacing_mm"))
+    return "Working lattice", None if size is None else f"{text_of(size)} voxels of {text_of(spacing)} mm"
 
 
 def rows_of(entries: dict[str, Any]) -> list[tuple[str, str | None]]:

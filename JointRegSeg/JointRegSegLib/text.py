@@ -18,3 +18,10 @@ def percent(share: float) -> str:
     if 99.9 < value < 100:
         return "> 99.9 %"
     return "100 %" if value == 100 else f"{plain(value, 1)} %"
+
+
+def short(value: float) -> str:
+    """With two decimals, or with two digits where these would look like nothing."""
+    if 0 < abs(value) < 0.01:
+        return np.format_float_positional(value, 2, fractional=False)
+    return plain(value, 2)

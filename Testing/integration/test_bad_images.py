@@ -101,6 +101,15 @@ BAD = {
         ["1 x -1.5 x 2", "header"],
     ),
     "spacing-nan": (lambda d: header(write(plain(), d / "a.nii"), (SPACING + 12, "f", np.nan)), ["nan", "header"]),
+    "spacing-huge": (lambda d: header(write(plain(), d / "a.nii"), (SPACING + 4, "f", 1e30)), ["1e+30 mm", "header"]),
+    "direction-mha": (
+        lambda d: edited(write(plain(), d / "a.mha"), "(TransformMatrix = ).*", r"\g<1>1 0 0 1 0 0 0 0 1"),
+        ["not orthonormal"],
+    ),
+    "shades": (
+        lambda d: write(sitk.Cast(plain(), sitk.sitkFloat64) * 1e-3 + 1e9, d / "a.nrrd"),
+        ["around 1e+09", "subtract"],
+    ),
     "spacing-0-mha": (lambda d: edited(write(plain(), d / "a.mha"), "(ElementSpacing = ).*", r"\1 0 1 2"), ["spacing"]),
     "spacing-negative-mha": (
         lambda d: edited(write(plain(), d / "a.mha"), "(ElementSpacing = ).*", r"\1 1 -1.5 2"),
@@ -253,3 +262,9 @@ def test_images_in_memory_are_named(pair):
         register(sitk.Sqrt(good * 0 - 1), good)
     with pytest.raises(InputError, match=r"moving label map: .*fractions"):
         register(good, good, moving_labels=good)
+    with pytest.raises(InputError, match="fixed image: is a NoneType; give a path"):
+        register(None, good)
+    with pytest.raises(InputError, match="moving image: is a SimpleITK label map"):
+        register(good, sitk.Cast(sitk.Cast(good, sitk.sitkUInt8), sitk.sitkLabelUInt8))
+    with pytest.raises(InputError, match="path is empty"):
+        register("", good)

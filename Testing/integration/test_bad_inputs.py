@@ -14,6 +14,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 from JointRegSegLib import files, models
+from JointRegSegLib.cli import main
 from JointRegSegLib.errors import ModelError, OutputError
 from JointRegSegLib.models import Bundle
 from safetensors.torch import load_file, save_file
@@ -247,6 +248,18 @@ def test_files_that_may_not_be_read(bundle, pair, tmp_path):
     lines = done.stderr.splitlines()
     for path, line in zip((*images, points, table, transform, weights), lines, strict=True):
         assert line.startswith(f"jointregseg: {path}: cannot be read (Permission denied); check")
+
+
+def test_the_root_is_no_place(refused, volumes):
+    refused("register", *volumes, output=Path("/"), words=("root of the file system", "name another"))
+
+
+def test_wrong_options_are_one_line(volumes, tmp_path, capsys):
+    for options in (("--refine", "abc"), ("--device", "tpu"), ("--bogus",)):
+        with pytest.raises(SystemExit, match="2"):
+            main(["register", *map(str, volumes), "--output", str(tmp_path / "out"), *options])
+        (line,) = capsys.readouterr().err.splitlines()
+        assert options[0] in line and line.startswith("jointregseg") and line.endswith("--help")
 
 
 @pytest.mark.parametrize("place", ["/proc/out", "/dev/null/out", "/proc/deep/er/out"])

@@ -16,7 +16,7 @@ import SimpleITK as sitk
 import torch
 from conftest import small_grid, small_scene
 from JointRegSegLib import batch, catalog, models
-from JointRegSegLib.errors import Canceled, InputError
+from JointRegSegLib.errors import Canceled, InputError, OutputError
 from JointRegSegLib.points import write_points
 from samples import array, label_map, volume, write
 
@@ -90,8 +90,9 @@ def test_changed_settings_or_inputs_are_not_mixed(table, shell, tmp_path):
     written = stamps(output)
     for name, value in (("--refine", 3), ("--seed", 1), ("--align", "world"), ("--similarity", "mse"), ("--fill", 0)):
         code, _, error = shell(*command, name, value)
-        assert code == 1
-        assert f"another {name[2:]};" in error and "(--overwrite)" in error and error.startswith("a: ")
+        assert code == 2 and error.count("\n") == 1
+        assert f"another {name[2:]};" in error and "(--overwrite)" in error and f"{output / 'a'}: its result" in error
+    assert rows(output)[0]["status"] == "done"  # whose figures the summary still has
     for change, name in (("a,0.nii.gz,2.nii.gz", "moving input"), ("a,2.nii.gz,1.nii.gz", "fixed input")):
         first.write_text(f"case,fixed,moving\n{change}\n")
         code, _, error = shell(*command)
@@ -132,7 +133,8 @@ def test_kept_means_the_same_files_and_model(table, installed, tmp_path, monkeyp
     network.load_state_dict(changed)
     models.write_bundle(tmp_path / "anew" / "tiny-blobs", installed.manifest, network)
     monkeypatch.setenv(catalog.FOLDERS_VARIABLE, str(tmp_path / "anew"))
-    assert again().startswith("its result was made with another model; redo it")
+    with pytest.raises(OutputError, match="a: its result was made with another model; redo all"):
+        again()
 
 
 def test_the_summary_of_many_rows_is_not_written_once_a_row(tmp_path, monkeypatch):

@@ -47,6 +47,18 @@ def test_other_similarities(similarity):
     assert any(named in reason for reason in result.report["verdict"]["checks_passed"])
 
 
+def test_where_the_moving_image_ends_the_map_goes_on():
+    known, grid = motion(rotation=(6, -5, 8), shift=(4, -3, 2)), moving_grid()
+    part = grid.cropped((0, 0, 0), (grid.size[0], grid.size[1] * 2 // 3, grid.size[2]))  # within the body
+    result = register(volume(thing(), fixed_grid()), volume(thing(), part, known))
+    beyond = place(body(result.fixed, thing()), known)
+    gone = part.to_index(beyond)[:, 1] > part.size[1]
+    found = errors(result, known)
+    assert 0.2 < gone.mean() < 0.5
+    assert found[~gone].mean() <= 0.2 and found[gone].mean() <= 0.5
+    assert result.report["quality"]["regularity"]["jacobian"]["max"] < 1.5
+
+
 def test_images_far_apart():
     known = motion(rotation=(3, 0, -4), shift=(400, -250, 130))
     grid = moving_grid()

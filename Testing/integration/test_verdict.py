@@ -21,7 +21,7 @@ from samples import fixed_grid, label_map, motion, place, thing, volume
 
 GOOD = {
     "similarity": {"local_correlation": {"before": 0.3, "after": 0.8}, "correlation": {"before": 0.5, "after": 0.9}},
-    "regularity": {"folded_share": 0.0, "inverse_consistency_voxels": {"mean": 0.02, "max": 0.3}},
+    "regularity": {"folded_share": 0.0, "extreme_share": 0.0, "inverse_consistency_voxels": {"mean": 0.02, "max": 0.3}},
     "two_way_disagreement_mm": 0.5,
     "segmentation_agreement": {"mean_dice": 0.9},
     "labels": {"before": {"mean_dice": 0.5}, "after": {"mean_dice": 0.8}},
@@ -54,6 +54,8 @@ def alike(local: tuple[float, float], whole: tuple[float, float]) -> dict:
         (changed("regularity.folded_share", 5e-6), [], "green", "only 0.0005 %"),
         (changed("regularity.folded_share", 1e-3), [], "amber", "0.1 % of voxels are folded"),
         (changed("regularity.folded_share", 0.02), [], "red", "2 % of voxels are folded"),
+        (changed("regularity.extreme_share", 5e-4), [], "green", "does not fold"),
+        (changed("regularity.extreme_share", 0.02), [], "amber", "2 % of voxels grow or shrink more than 10-fold"),
         (changed("similarity.local_correlation.after", 0.1), [], "red", "less alike than before"),
         (changed("similarity.local_correlation.after", 0.29), [], "amber", "no more alike than before"),
         (changed("similarity.local_correlation.after", None), [], "red", "do not overlap"),
@@ -84,6 +86,7 @@ def alike(local: tuple[float, float], whole: tuple[float, float]) -> dict:
         (changed("segmentation_agreement.mean_dice", 0.2), [], "red", "agree with Dice 0.20"),
         (changed("segmentation_agreement.mean_dice", None), [], "red", "agree with Dice 0.00"),
         (changed("labels.after.mean_dice", 0.3), [], "red", "Dice 0.50 → 0.30"),
+        (changed("labels", {"before": {"mean_dice": 0.0}, "after": {"mean_dice": 0.0}}), [], "red", "the same values?"),
         (changed("landmarks.after_mm.mean", 9.0), [], "red", "4 landmarks are 5.0 → 9.0 mm apart"),
         (GOOD, ["fixed image: too large"], "amber", "fixed image: too large"),
         (changed("regularity.folded_share", 0.02), ["odd"], "red", "odd"),
@@ -133,6 +136,8 @@ def test_figures_of_a_known_motion():
     assert alike["correlation"]["after"] > 0.98
     regular = quality.regularity(deformation)
     assert regular["jacobian"]["min"] == pytest.approx(1.1) and regular["log_jacobian_spread"] < 1e-5
+    assert regular["extreme_share"] == 0
+    assert quality.regularity(Deformation.identity(grid, np.diag([2.5, 2.5, 2, 1])))["extreme_share"] == 1
     assert regular["folded_share"] == 0 and regular["inverse_consistency_voxels"]["max"] == 0
     points = thing().centers
     errors = quality.landmarks(points, place(points, known), deformation)

@@ -7,7 +7,7 @@ import pytest
 from JointRegSegLib.errors import InputError
 from JointRegSegLib.points import read_points
 from JointRegSegLib.tables import read_table
-from JointRegSegLib.text import percent, plain
+from JointRegSegLib.text import percent, plain, short
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,12 @@ def test_percent(share, text):
 
 def test_no_zero_below_zero():
     assert [plain(x, 1) for x in (-0.04, 0.04, -0.06, 12.25, -1e-9)] == ["0.0", "0.0", "-0.1", "12.2", "0.0"]
+
+
+def test_what_is_not_nothing_does_not_look_so():
+    assert [short(x) for x in (0, 0.00234, -0.0004, 0.0123, 1, 13.746)] == [
+        *("0.00", "0.0023", "-0.0004", "0.01", "1.00", "13.75")
+    ]
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
