@@ -25,8 +25,8 @@ from .similarity import FLAT, Similarity, dissimilarity
 class Level:
     """One resolution: images averaged over blocks of ``factor`` voxels along each axis, for ``iterations`` steps.
 
-    Along axes whose voxels are longer a block has fewer, so that it is as near to a cube as can be: thick slices are
-    few, and the more that are averaged, the less is known of the motion through them.
+    Along thick slices a block has fewer, so that it is as near to a cube as can be: they are few, and the more of them
+    are averaged, the less is known of the motion through them.
 
     ``rate`` is the first step of Adam in control voxels. Adam moves every parameter equally far, however weak its
     gradient: on the finest level, where little is left to move, large steps would mostly be noise.
@@ -101,6 +101,9 @@ class Refinement(Objective):
         return [Level(factor, steps, self.rate) for factor in self.factors]
 
 
+#: How many times as long as the finest ones voxels are that count as thick. Where they are a little longer, averaging
+#: as many along them reaches further, which large motion needs.
+THICK = 2.0
 #: Spacing of the parameters' lattice in voxels of the level's images, along their finest axis.
 CONTROL = 2
 
@@ -306,8 +309,9 @@ def _common(known: torch.Tensor, both: torch.Tensor, window: int) -> torch.Tenso
 
 
 def _blocks(length: int, spacing: Sequence[float]) -> list[int]:
-    """Voxels along each axis that are about as long as ``length`` of them along the finest one."""
-    return [max(round(length * min(spacing) / along), 1) for along in spacing]
+    """Voxels along each axis that count as ``length`` of them: fewer along an axis whose voxels are `THICK`."""
+    ratios = [along / min(spacing) for along in spacing]
+    return [length if ratio < THICK else max(round(length / ratio), 1) for ratio in ratios]
 
 
 def _lattice(shape: Sequence[int], spacing: Sequence[float] = (1.0, 1.0, 1.0)) -> tuple[int, ...]:

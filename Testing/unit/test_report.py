@@ -154,7 +154,7 @@ def test_a_reason_is_not_repeated_as_a_warning(page):
 
 
 def test_none_is_not_available(page):
-    # Correlation before, disagreement, the lattice, the moving file; a label's HD95 twice and all that is missing "after".
+    # Correlation before, disagreement, lattice, the moving file; a label's HD95 twice and all that is missing "after".
     assert page.text.count("not available") == 4 + 2 + 2 * 2 + 2
     assert "not set" in page.text  # align
     assert "None" not in page.text
