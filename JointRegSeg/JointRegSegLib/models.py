@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
@@ -69,6 +70,8 @@ def find(name: str | Path) -> Bundle:
     ModelError
         If there is none, or it is damaged.
     """
+    if not isinstance(name, str | os.PathLike):
+        raise ModelError(f"a model is a name or a folder, not a {type(name).__name__}", "model")
     with reading(name, ModelError):
         for folder in (Path(), *catalog.folders()):
             if str(name) and (folder / name / "model.json").is_file():

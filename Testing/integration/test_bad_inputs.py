@@ -171,6 +171,11 @@ def test_unknown_model(installed, refused, volumes):
     refused("register", *volumes, "--model", "brains", words=words)
 
 
+def test_a_model_is_a_name_or_a_folder():
+    with pytest.raises(ModelError, match="a model is a name or a folder, not a NoneType"):
+        models.find(None)
+
+
 def test_schema_is_kept_when_writing(bundle, tmp_path):
     manifest = {**bundle.manifest, "name": "Not A Name"}
     with pytest.raises(ModelError, match="not valid at name"):
