@@ -28,8 +28,10 @@ $(OLDER)/ready: $(VENV)/ready
 
 test: $(VENV)/ready lint $(if $(filter Darwin,$(shell uname)),,$(OLDER)/ready)
 	$(BIN)/python -m pytest Testing/acceptance --cov --cov-report= --durations=20 # which take the time of what they do
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest Testing/integration Testing/unit Testing/scene Testing/widget \
-		-n 2 --dist loadfile --cov --cov-append --cov-report=term:skip-covered --cov-fail-under=90 --durations=20
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest Testing/integration -n 2 --dist loadfile --cov --cov-append \
+		--cov-report= --durations=20
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest Testing/unit Testing/scene Testing/widget -n 2 --dist loadfile \
+		--cov --cov-append --cov-report=term:skip-covered --cov-fail-under=90 --durations=20
 	test ! -e $(OLDER)/ready || PYTHONPATH=$(CURDIR)/$(OLDER) $(BIN)/python -m pytest Testing/scene \
 		--ignore Testing/scene/test_runs.py --ignore Testing/scene/test_registrar.py # which compute, above all
 

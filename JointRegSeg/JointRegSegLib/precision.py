@@ -29,7 +29,7 @@ def full(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]
 def fast(device: torch.device) -> torch.autocast:
     """A context in which a network computes in bfloat16 on a processor that has it: half the time.
 
-    Displacements then differ from those in float32 by about a hundredth of a voxel.
+    Displacements then differ from those in float32 by some hundredths of a voxel.
     """
     return torch.autocast(device.type, torch.bfloat16, enabled=halves(device.type))
 
