@@ -42,6 +42,8 @@ def available() -> str:
 
 def describe(device: torch.device, network: bool = False) -> str:
     """The device for a report; for a ``network`` also its precision, where it is not the whole one."""
+    import torch
+
     from .precision import halves
 
     if device.type == "cuda":

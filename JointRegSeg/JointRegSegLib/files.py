@@ -89,10 +89,12 @@ def read_image(
     """
     if isinstance(source, sitk.Image):
         image = source
-    elif isinstance(source, str | os.PathLike):
-        name, image = str(source), _read(Path(source))
-    else:
+    elif not isinstance(source, str | os.PathLike):
         raise InputError(f"{name}: is a {type(source).__name__}; give a path or a SimpleITK image")
+    elif not os.fspath(source):
+        raise InputError(f"{name}: its path is empty; name a file or a folder")
+    else:
+        name, image = str(source), _read(Path(source))
     _check_kind(name, image)
     if values:
         image = _check_values(name, image, fill, labels)
@@ -101,8 +103,6 @@ def read_image(
 
 def _read(path: Path) -> sitk.Image:
     with reading(path):
-        if str(path) in ("", "."):
-            raise InputError("an image's path is empty; name a file or a folder")
         if not path.exists():
             raise InputError(f"{path}: no such file; check the path")
         if not path.is_dir():
@@ -118,9 +118,7 @@ def _read(path: Path) -> sitk.Image:
         return _with_nan(image, bad) if len(bad) else image
     except RuntimeError as error:
         text = str(error)
-        if "orthonormal" in text:
-            raise InputError(_sheared(path)) from None
-        if "eterminant" in text:
+        if "orthonormal" in text or "eterminant" in text:
             raise InputError(_sheared(path)) from None
         if "pacing" in text and ("ero" in text or "egative" in text):
             raise InputError(_spacing(path)) from None
@@ -251,13 +249,13 @@ def _check_values(name: str, image: sitk.Image, fill: float | None, labels: bool
             filled.CopyInformation(image)
             image, array = filled, sitk.GetArrayViewFromImage(filled)
     low, high = array.min(), array.max()
-    if max(abs(float(low)), abs(float(high))) > LARGEST_VALUE:
+    span, largest = float(high) - float(low), max(abs(float(low)), abs(float(high)))
+    if largest > LARGEST_VALUE:
         raise InputError(f"{name}: has values beyond {LARGEST_VALUE:g}; rescale its intensities")
-    largest = max(abs(float(low)), abs(float(high)))
-    if low != high and float(high) - float(low) < FINEST * largest:
+    if 0 < span < FINEST * largest:
         raise InputError(
-            f"{name}: its values differ by {float(high) - float(low):g} around {float(low):g}, too little for single "
-            "precision; subtract that"
+            f"{name}: its values differ by {span:g} around {float(low):g}, too little for single precision; subtract "
+            "that"
         )
     if low == high and labels and low:
         raise InputError(f"{name}: every voxel is {low:g}, which outlines nothing; draw a part of the image")

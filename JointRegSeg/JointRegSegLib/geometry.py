@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from . import precision
 from .errors import InputError
 
 AXES = "LPS"
@@ -267,6 +268,7 @@ def affine_coordinates(matrix: np.ndarray | torch.Tensor, shape: Sequence[int], 
     return out
 
 
+@precision.full
 def sample(
     image: torch.Tensor, coordinates: torch.Tensor, mode: str = "bilinear", fill: float | None = None
 ) -> torch.Tensor:
@@ -292,9 +294,7 @@ def sample(
     grid = torch.stack(normalized[::-1], -1)
     if grid.shape[0] == 1 and image.shape[0] > 1:
         grid = grid.expand(image.shape[0], *grid.shape[1:])
-    # Half precision coordinates would be off by whole voxels; sampling is done in float32 whatever autocast says.
-    with torch.autocast(image.device.type, enabled=False):
-        out = F.grid_sample(image.float(), grid, mode=mode, padding_mode="border", align_corners=True)
+    out = F.grid_sample(image.float(), grid, mode=mode, padding_mode="border", align_corners=True)
     if fill is not None:
         inside = torch.ones_like(coordinates[:, :1], dtype=torch.bool)
         for axis, n in enumerate(image.shape[2:]):

@@ -68,7 +68,6 @@ def each(
     return rows
 
 
-@torch.inference_mode()
 def class_scores(network: RegistrationNetwork, image: torch.Tensor) -> torch.Tensor | None:
     """Scores (1, 1 + K, D, H, W) of one image (1, C, D, H, W), paired with itself; None if the network has none."""
     answer = network.infer(image, image)

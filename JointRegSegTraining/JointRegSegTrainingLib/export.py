@@ -118,7 +118,6 @@ def describe_domain(network: RegistrationNetwork, plan: Plan, rows: Sequence[Row
     }
 
 
-@torch.inference_mode()
 def _seconds(network: RegistrationNetwork, image: torch.Tensor) -> float:
     network.infer(image, image)
     began = time.perf_counter()

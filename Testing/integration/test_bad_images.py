@@ -266,5 +266,5 @@ def test_images_in_memory_are_named(pair):
         register(None, good)
     with pytest.raises(InputError, match="moving image: is a SimpleITK label map"):
         register(good, sitk.Cast(sitk.Cast(good, sitk.sitkUInt8), sitk.sitkLabelUInt8))
-    with pytest.raises(InputError, match="path is empty"):
+    with pytest.raises(InputError, match="fixed image: its path is empty"):
         register("", good)

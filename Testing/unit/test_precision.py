@@ -1,5 +1,7 @@
 """Networks in half precision, coordinates never."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 import torch
@@ -34,6 +36,11 @@ def test_only_processors_that_have_it_compute_in_half_precision(halves, monkeypa
         with precision.fast(torch.device("cpu")):
             assert (ones @ ones).dtype == torch.float32
         assert "bfloat16" not in device.describe(torch.device("cpu"), network=True)
+
+
+def test_a_gpu_is_told_by_its_name(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"number {device.index}")
+    assert device.describe(torch.device("cuda:1"), network=True) == "cuda (number 1)"
 
 
 def test_affine_maps_are_exact_under_autocast():

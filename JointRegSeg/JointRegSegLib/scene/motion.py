@@ -14,13 +14,7 @@ from . import check, layout, volumes
 from .files import FIXED_REFERENCE, MOVING_REFERENCE
 from .overlays import LEFT, legend
 from .part import part_of
-from .results import (
-    ROLE,
-    SceneResult,
-    adopt,
-    discard,
-    hidden,
-)
+from .results import ROLE, SceneResult, adopt, discard, hidden
 
 Mode = Literal["off", "grid", "glyphs", "contours"]
 #: A part of the structures: the segmentation, and a segment of it.
