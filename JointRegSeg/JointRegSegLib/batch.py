@@ -136,17 +136,17 @@ def run_batch(
     _check_organs(table, pairs.values(), options)
     if workers < 1:
         raise InputError(f"workers takes a whole number of 1 or more, not {workers}")
-    weights = None
+    checksum = None
     if str(options.get("model", models.GENERIC)) != models.GENERIC:
         bundle = models.find(options["model"])
-        models.load(bundle)  # which compares its checksum
-        weights = bundle.manifest["sha256"]
+        models.load(bundle)  # which compares the weights'
+        checksum = bundle.checksum
         if Path(options["model"]).absolute() == bundle.folder.absolute():
             options = {**options, "model": str(bundle.folder.absolute())}  # other processes stand elsewhere
     if scheduler is None:
         device.choose(options.get("device_name", "auto"))
     if not overwrite:
-        _check_settings(folder, pairs, options, weights)
+        _check_settings(folder, pairs, options, checksum)
     rows: dict[str, dict[str, Any]] = {}
     written = -math.inf
 
@@ -207,12 +207,12 @@ def _check_organs(table: Path, pairs: Iterable[dict[str, str]], options: dict[st
         raise InputError(f"{table}: columns {' and '.join(ORGANS)}: {error}", error.option) from None
 
 
-def _check_settings(folder: Path, cases: Iterable[str], options: dict[str, Any], weights: str | None) -> None:
+def _check_settings(folder: Path, cases: Iterable[str], options: dict[str, Any], checksum: str | None) -> None:
     """Refuse a folder of other settings before its summary is written anew."""
     for case in cases:
         try:
             report = json.loads((folder / case / output.REPORT).read_text(encoding="utf-8"))
-            other = _other_setting(report, options, weights)
+            other = _other_setting(report, options, checksum)
         except (OSError, ValueError, KeyError, TypeError):
             continue  # there is none, or it is damaged, which is told of its case
         if other:
@@ -296,9 +296,9 @@ def _other_input(report: dict[str, Any], pair: dict[str, str]) -> str | None:
     return None
 
 
-def _other_setting(report: dict[str, Any], options: dict[str, Any], weights: str | None) -> str | None:
+def _other_setting(report: dict[str, Any], options: dict[str, Any], checksum: str | None) -> str | None:
     """Name of a setting in which a saved report is not what is asked for now, as the command calls it."""
-    if report["model"]["sha256"] != weights:
+    if report["model"].get("checksum") != checksum:
         return "model"
     settings = report["settings"]
     for key in ("model", "refine", "similarity", "fill", "working_size", "seed"):

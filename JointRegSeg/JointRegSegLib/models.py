@@ -20,6 +20,8 @@ from .preprocess import Preprocessing
 from .refine import Refinement
 
 _HERE = Path(__file__).resolve().parent
+#: Keys of a manifest on which results depend; the others describe the model.
+DECISIVE = ("sha256", "network", "arguments", "preprocessing", "labels", "refinement")
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,12 @@ class Bundle:
     def label_values(self) -> list[int]:
         """Values of the segmentation's labels, in the order of the network's channels, without the background."""
         return [label["value"] for label in self.manifest["labels"]]
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of all that decides what the model computes: the weights, and what the manifest says of their use."""
+        parts = {key: self.manifest.get(key) for key in DECISIVE}
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def installed() -> list[Bundle]:
@@ -123,7 +131,7 @@ def schema() -> dict[str, Any]:
 
 
 @lru_cache(maxsize=4)
-def _loaded(folder: Path, stamp: tuple[int, int]) -> RegistrationNetwork:
+def _loaded(folder: Path, stamps: tuple[int, ...]) -> RegistrationNetwork:
     from safetensors.torch import load_file
 
     bundle = open_bundle(folder)
@@ -156,8 +164,8 @@ def load(bundle: Bundle) -> RegistrationNetwork:
     with reading(weights, ModelError):
         if not weights.is_file():
             raise ModelError(f"{bundle.folder}: weights.safetensors is missing; get the bundle anew")
-        status = weights.stat()
-    return _loaded(bundle.folder, (status.st_mtime_ns, status.st_size))
+        found = [path.stat() for path in (weights, bundle.folder / "model.json")]
+    return _loaded(bundle.folder, tuple(n for status in found for n in (status.st_mtime_ns, status.st_size)))
 
 
 def sha256(path: Path) -> str:

@@ -401,7 +401,8 @@ def _figures(
 def _model_entry(bundle: models.Bundle | None) -> dict[str, Any]:
     if bundle is None:
         return {key: GENERIC_ENTRY[key] for key in ("name", "title", "license")} | {"sha256": None}
-    return {key: bundle.manifest[key] for key in ("name", "title", "license", "sha256", "training")}
+    entry = {key: bundle.manifest[key] for key in ("name", "title", "license", "sha256", "training")}
+    return entry | {"checksum": bundle.checksum}
 
 
 def _lattice_entry(grid: Grid) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from JointRegSegLib import fields
 from JointRegSegLib.geometry import affine_coordinates, sample
 
@@ -17,7 +18,10 @@ class Augmentation:
     pair, as in Estienne et al. 2020; ``own_rotation``, ``own_translation``, ``own_stretch`` (of each axis by itself)
     and ``elastic`` differ, so that there are more shapes than subjects; ``stretch`` is for both. W is right and left,
     which both occur; a flip of H helps with files that have lost their orientation. ``planar`` keeps all motion but
-    ``stretch`` within slices (H, W), for voxels much thicker than wide.
+    ``stretch``, and ``blur``, within slices (H, W), for voxels much thicker than wide.
+
+    Intensities vary in each image by itself. ``structures`` makes each labeled structure brighter or darker than it is,
+    so that what is learned is less of one scanner's contrast; ``blur`` takes the mean of neighbors, or sharpens.
     """
 
     rotation: float = 15
@@ -30,6 +34,8 @@ class Augmentation:
     own_stretch: float = 0.0
     elastic: float = 1.5
     contrast: float = 0.15
+    structures: float = 0.0
+    blur: float = 0.0
     gamma: float = 0.0
     bias: float = 0.2
     noise: float = 0.1
@@ -40,7 +46,7 @@ class Augmentation:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Vary pairs: images (2 N, C, D, H, W) with memberships (2 N, K, D, H, W), partners N places apart."""
         images, labels = self.moved(images, labels, generator)
-        return self.toned(images, generator), labels
+        return self.toned(self.recolored(images, labels, generator), generator), labels
 
     def moved(
         self, images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator
@@ -79,6 +85,19 @@ class Augmentation:
             coordinates = coordinates + self.elastic * fields.resize(waves, shape, rescale=False)
         both = sample(torch.cat([images, labels], 1), coordinates)
         return both.split([images.shape[1], labels.shape[1]], 1)
+
+    def recolored(self, images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Vary the brightness of structures by themselves, and the sharpness."""
+        if self.structures:
+            offsets = 2 * torch.rand(*labels.shape[:2], 1, 1, 1, generator=generator).to(images.device) - 1
+            images = images + self.structures * (offsets * labels).sum(1, keepdim=True)
+        if self.blur:
+            window = (1 if self.planar else 3, 3, 3)
+            padding = tuple(n // 2 for n in window)
+            mean = F.avg_pool3d(images, window, stride=1, padding=padding, count_include_pad=False)
+            share = 2 * torch.rand(len(images), 1, 1, 1, 1, generator=generator).to(images.device) - 1
+            images = images + self.blur * share * (mean - images)
+        return images
 
     def toned(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Vary the intensities alone, of each image by itself."""

@@ -136,6 +136,17 @@ def test_kept_means_the_same_files_and_model(table, installed, tmp_path, monkeyp
     with pytest.raises(OutputError, match="a: its result was made with another model; redo all"):
         again()
 
+    # The same weights, used otherwise, and then no more than called otherwise.
+    bundle = models.find("tiny-blobs")
+    batch.run_batch(table, tmp_path / "out", {"model": "tiny-blobs"}, overwrite=True)
+    manifest, card = deepcopy(bundle.manifest), bundle.folder / "model.json"
+    card.write_text(json.dumps(manifest | {"title": "Blobs of another name"}))
+    assert again() == "kept"
+    manifest["refinement"] = {"image": 0.5}
+    card.write_text(json.dumps(manifest))
+    with pytest.raises(OutputError, match="a: its result was made with another model; redo all"):
+        again()
+
 
 def test_the_summary_of_many_rows_is_not_written_once_a_row(tmp_path, monkeypatch):
     path = tmp_path / "pairs.csv"

@@ -173,3 +173,30 @@ def test_gamma_keeps_order_and_range(generator):
     for end in (torch.amin, torch.amax):
         torch.testing.assert_close(end(out, (1, 2, 3, 4)), end(images, (1, 2, 3, 4)), rtol=0, atol=1e-4)
     assert (out - images).abs().mean() > 0.02
+
+
+def test_structures_change_their_brightness_each_by_itself(generator):
+    images = torch.randn(4, 1, *SHAPE, generator=generator)
+    labels = torch.nn.functional.one_hot(torch.randint(3, (4, *SHAPE), generator=generator), 3).movedim(-1, 1).float()
+    out, kept = replace(STILL, structures=0.4)(images, labels, generator)
+    torch.testing.assert_close(kept, labels, rtol=0, atol=1e-4)
+    changes = [(out - images)[i][labels[i, k : k + 1] == 1] for i in range(4) for k in range(3)]
+    assert all(float(change.std()) < 1e-3 for change in changes)  # the same all over a structure of an image
+    offsets = torch.stack([change.mean() for change in changes])
+    assert 0.2 < offsets.abs().max() <= 0.4
+    assert offsets.sort().values.diff().min() > 1e-4
+
+
+@pytest.mark.parametrize("planar", [False, True])
+def test_blur_softens_and_sharpens_and_keeps_what_is_flat(generator, planar):
+    still = replace(STILL, blur=1.0, planar=planar)
+    flat, _ = still(torch.full((4, 1, *SHAPE), 3.0), torch.zeros(4, 1, *SHAPE), generator)
+    torch.testing.assert_close(flat, torch.full((4, 1, *SHAPE), 3.0), rtol=0, atol=1e-4)
+    images = torch.randn(8, 1, *SHAPE, generator=generator)
+    out, _ = still(images, images, generator)
+    deviations = out.flatten(1).std(1)
+    assert deviations.min() < 0.8 and deviations.max() > 1.2
+    point = torch.zeros(2, 1, *SHAPE)
+    point[:, :, 10, 10, 10] = 1
+    spread = (still(point, point, generator)[0] - point).abs() > 1e-3
+    assert spread[..., 9, 10:12, 10:12].any() != planar and spread[..., 10, 9:12, 9:12].all()
