@@ -25,8 +25,9 @@ def test_untrained_is_exactly_the_identity(pair):
         assert torch.equal(fields.warp(pair[0], answer.there), pair[0])
 
 
-def test_exchanging_the_images_exchanges_the_answers(pair):
-    network = perturbed(SVFNet())
+@pytest.mark.parametrize("guided", [False, True])
+def test_exchanging_the_images_exchanges_the_answers(pair, guided):
+    network = perturbed(SVFNet(guided=guided))
     answer, turned = network(*pair), network(*pair[::-1])
     assert answer.forward.abs().max() > 0.1
     torch.testing.assert_close(answer.forward, turned.backward)
@@ -58,13 +59,40 @@ def test_a_smooth_motion_is_the_same_at_half_resolution(pair, monkeypatch, gener
 def test_later_looks_see_half_the_resolution_within_slices(pair, monkeypatch):
     network, seen = SVFNet(passes=3), []
     look = network._features
-    monkeypatch.setattr(network, "_features", lambda x: (seen.append(tuple(x.shape[2:])), look(x))[1])
+    monkeypatch.setattr(network, "_features", lambda x, *more: (seen.append(tuple(x.shape[2:])), look(x, *more))[1])
     network(*pair)
     assert seen == [SHAPE, (16, 8, 16), (16, 8, 16)]
 
 
 def test_an_image_with_itself_does_not_move(pair):
     assert not perturbed(SVFNet())(pair[0], pair[0]).forward.any()
+
+
+def test_guided_looks_begin_as_without_and_see_the_structures_carried_with_their_images(pair, monkeypatch):
+    network, plain = SVFNet(guided=True), SVFNet()
+    for each in (network, plain):
+        perturbed(each)
+    plain.load_state_dict({name: network.state_dict()[name] for name in plain.state_dict()})
+    learned = network(*pair).forward
+    assert (learned - plain(*pair).forward).abs().max() > 0.01
+    torch.nn.init.zeros_(network.guide.weight)
+    torch.nn.init.zeros_(network.guide.bias)
+    torch.testing.assert_close(network(*pair).forward, plain(*pair).forward)
+
+    seen = []
+    network.guide.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    shift = torch.zeros(2, 3, *SHAPE)
+    shift[:, 2] = 4
+    monkeypatch.setattr(network, "_velocity", lambda features, n: fields.resize(shift, features.shape[2:]))
+    answer = network(*pair)
+    moving, fixed = (s.softmax(1) for s in (answer.moving_segmentation, answer.fixed_segmentation))
+    (classes,) = seen  # the moving image's before the fixed one's, then exchanged
+    assert classes.shape == (4, 8, 16, 8, 16)
+    torch.testing.assert_close(classes[:2], classes[2:].roll(4, 1))
+    # Half of the shift each, towards each other; away from the border.
+    for found, whole, offset in ((classes[:2, :4], moving, 2), (classes[:2, 4:], fixed, -2)):
+        expected = torch.nn.functional.avg_pool3d(whole.roll(-offset, 4), (1, 2, 2))
+        torch.testing.assert_close(found[..., 3:-3], expected[..., 3:-3], rtol=0, atol=1e-4)
 
 
 def test_who_is_segmented(pair):
@@ -95,7 +123,7 @@ def test_the_first_two_levels_stay_within_slices(generator):
 
 
 def test_gradients_reach_every_parameter(pair, generator):
-    network = perturbed(SVFNet())
+    network = perturbed(SVFNet(guided=True))
     answer = network(*pair)
     outputs = [answer.forward, answer.backward, answer.moving_segmentation, answer.fixed_segmentation]
     sum((o * torch.randn(o.shape, generator=generator)).sum() for o in outputs).backward()
@@ -109,5 +137,8 @@ def test_gradients_reach_every_parameter(pair, generator):
 def test_refused_arguments(pair):
     with pytest.raises(ValueError, match="more than 2 levels"):
         SVFNet((8, 16))
+    for options in ({"classes": 0}, {"symmetric": False}):
+        with pytest.raises(ValueError, match="guided needs classes"):
+            SVFNet(guided=True, **options)
     with pytest.raises(ValueError, match="multiples of 16"):
         SVFNet()(pair[0][..., :20], pair[1][..., :20])

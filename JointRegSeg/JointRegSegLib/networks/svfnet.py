@@ -21,6 +21,8 @@ Additions, off in the paper's version (``paper``):
 - *coarse*: velocities, and all looks but the first, are at half resolution within slices, which the motion is smooth
   enough for: a fraction of the time.
 - *classes*: a second head on the same features segments the first image of the stack, so with *symmetric* both.
+- *guided*: looks after the first see the structures, too, as the first has segmented them: where contrasts differ from
+  what was trained on, outlines still say what has to come to lie on what.
 """
 
 from __future__ import annotations
@@ -71,8 +73,8 @@ class SVFNet(RegistrationNetwork):
         See the module's text. Without ``symmetric`` only the moving image is segmented.
     passes : int
         How often the network looks, once or more; the first pass segments.
-    coarse : bool
-        See the module's text.
+    coarse, guided : bool
+        See the module's text. ``guided`` takes ``symmetric`` and ``classes``.
     """
 
     def __init__(
@@ -84,8 +86,11 @@ class SVFNet(RegistrationNetwork):
         symmetric: bool = True,
         passes: int = 2,
         coarse: bool = True,
+        guided: bool = False,
     ) -> None:
         super().__init__()
+        if guided and not (classes and symmetric):
+            raise ValueError("guided needs classes, of both images: symmetric")
         if passes < 1:
             raise ValueError(f"passes has to be 1 or more, not {passes}")
         if len(channels) <= PLANAR:
@@ -102,6 +107,8 @@ class SVFNet(RegistrationNetwork):
             self.up.append(_layers(2 * width, width, level < PLANAR, normalized))
         self.velocity = zeroed(nn.Conv3d(channels[0], 3, (1, 3, 3), padding=(0, 1, 1)))
         self.classifier = nn.Conv3d(channels[0], classes, 1) if classes else None
+        # Added to what the first layer makes of the images, and nothing at first, so that it can be learned later.
+        self.guide = zeroed(nn.Conv3d(2 * classes, channels[0], (1, 3, 3), padding=(0, 1, 1))) if guided else None
 
     @classmethod
     def paper(cls, channels: Sequence[int] = (32, 64, 128, 256), **options: int) -> SVFNet:
@@ -112,17 +119,22 @@ class SVFNet(RegistrationNetwork):
         self.check(moving, fixed)
         n, shape = len(moving), moving.shape[2:]
         features = self._features(stacked(moving, fixed, self.symmetric))
+        scores = None if self.classifier is None else self.classifier(features).float()
+        sources = torch.cat([moving, fixed])
+        if self.guide is not None:
+            sources = torch.cat([sources, scores.detach().softmax(1).to(sources.dtype)], 1)
         lattice = [side // factor for side, factor in zip(shape, self.halved, strict=True)]
         velocity = fields.resize(self._velocity(features, n), lattice)
         for _ in range(1, self.passes):
             half = fields.scale_and_square(torch.cat([velocity, -velocity]) / 2, SQUARINGS)
-            carried = fields.warp(torch.cat([moving, fixed]), fields.resize(half, shape).to(moving.dtype))
+            carried = fields.warp(sources, fields.resize(half, shape).to(moving.dtype))
             carried = F.avg_pool3d(carried, self.halved)
-            again = self._features(stacked(carried[:n], carried[n:], self.symmetric))
-            velocity = velocity + self._velocity(again, n)
+            images, classes = carried[:, : self.inputs], carried[:, self.inputs :]
+            images = stacked(images[:n], images[n:], self.symmetric)
+            classes = None if self.guide is None else stacked(classes[:n], classes[n:], self.symmetric)
+            velocity = velocity + self._velocity(self._features(images, classes), n)
         velocity = torch.cat([velocity, -velocity])
         displacement = fields.resize(fields.scale_and_square(velocity, SQUARINGS), shape)
-        scores = None if self.classifier is None else self.classifier(features).float()
         levels = [Level(displacement, None, velocity=fields.resize(velocity, shape))]
         return Prediction.split(n, displacement, None, scores, levels)
 
@@ -131,9 +143,11 @@ class SVFNet(RegistrationNetwork):
         velocity = self.velocity(features).float()
         return (velocity[:n] - velocity[n:]) / 2 if self.symmetric else velocity
 
-    def _features(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, 2 inputs, d, h, w) → (N, channels[0], d, h, w)."""
-        encoded = [self.down[0](x)]
+    def _features(self, x: torch.Tensor, classes: torch.Tensor | None = None) -> torch.Tensor:
+        """(N, 2 inputs, d, h, w) and, where guided, (N, 2 classes, d, h, w) → (N, channels[0], d, h, w)."""
+        first = self.down[0][0](x)
+        first = first if classes is None else first + self.guide(classes)
+        encoded = [self.down[0][1:](first)]
         for pool, down in zip(self.pool, self.down[1:], strict=True):
             encoded.append(down(pool(encoded[-1])))
         x = encoded.pop()
