@@ -9,6 +9,19 @@ import torch
 from . import catalog, models
 from .models import Bundle
 
+#: Figures of a card in words, and how they are shown; others stand by their own names.
+FIGURES = {
+    "before": "Dice before {:.3f}",
+    "dice": "after {:.3f}",
+    "dice30": "of the hardest 30 % of pairs {:.3f}",
+    "segmentation": "segmentation {:.3f}",
+    "hd95": "HD95 {:.2f} voxels",
+    "folded": "folded {:.4%}",
+    "spread": "spread of log J {:.2f}",
+    "inverse": "there and back {:.2f} voxels off",
+    "seconds": "{:.2g} s",
+}
+
 
 def print_models(measure: bool = False) -> None:
     """Print each model with its license, expected input and time; ``measure`` runs each network once here."""
@@ -19,16 +32,22 @@ def print_models(measure: bool = False) -> None:
         entry = bundle.manifest
         lattice = entry["preprocessing"]
         size, spacing = (" x ".join(f"{v:g}" for v in lattice[key]) for key in ("size", "spacing"))
-        figures = entry["validation"]["figures"]
+        unit = "of the scan's" if lattice.get("unit") == "voxels" else "mm"
         print(f"\n{bundle.name}")
         print(f"  {entry['title']}: {entry['description']}")
-        print(f"  input: {entry['modality']} of the {entry['anatomy']}, {size} voxels of {spacing} mm after resampling")
+        print(f"  input: {entry['modality']}, {entry['anatomy']}; {size} voxels of {spacing} {unit} after resampling")
         print(f"  labels: {', '.join(label['name'] for label in entry['labels']) or 'none'}")
         print(f"  license: {entry['license']}")
-        print("  validation: " + ", ".join(f"{key} {value:g}" for key, value in figures.items()))
+        print(f"  validation: {in_words(entry['validation']['figures'])}")
         print(f"    on {entry['validation'].get('machine', 'an unnamed machine')}; {entry['validation']['command']}")
         if measure:
             print(f"  this computer: {seconds(bundle):.2f} s for the network ({torch.get_num_threads()} threads)")
+
+
+def in_words(figures: dict[str, float]) -> str:
+    """Figures of a card as a line."""
+    known = [FIGURES[key].format(figures[key]) for key in FIGURES if key in figures]
+    return ", ".join([*known, *(f"{key} {value:g}" for key, value in figures.items() if key not in FIGURES)])
 
 
 def seconds(bundle: Bundle) -> float:

@@ -79,11 +79,11 @@ def test_list(installed, shell):
     assert (code, error) == (0, "")
     entry = said[said.index("tiny-blobs") :]
     for words in (
-        "formula of the blob, 16 x 16 x 16 voxels of 2 x 2 x 2 mm",
+        "formula, blob; 16 x 16 x 16 voxels of 2 x 2 x 2 mm",
         "left blob, right blob",
         "license: CC0-1.0",
-        "dice30 0.",
-        "seconds 0.",
+        "of the hardest 30 % of pairs 0.",
+        " s\n",
     ):
         assert words in entry
     assert said.startswith("generic\n") and "this computer" not in said
