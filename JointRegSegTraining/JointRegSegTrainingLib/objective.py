@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from JointRegSegLib import fields, losses
 from JointRegSegLib.errors import InputError
 from JointRegSegLib.networks import Level, Prediction
+from JointRegSegLib.similarity import dissimilarity
 
 from .plan import Weights
 
@@ -89,7 +90,7 @@ def objective(
             _at(x[:count], u.shape[2:]) for x in (images, images.roll(n, 0), targets, targets.roll(n, 0))
         )
         total = fields.then_affine(u, level.affine)
-        if used & {"similarity", "error", "correlation"}:
+        if used & {"similarity", "error", "correlation", "mutual_information"}:
             warped = fields.warp(moving, total)
             window = 9 if u.shape[2:] == images.shape[2:] else 5
             if "similarity" in used:
@@ -98,6 +99,8 @@ def objective(
                 out["error"] += share * losses.mse(warped, fixed)
             if "correlation" in used:
                 out["correlation"] += share * losses.correlation(warped, fixed)
+            if "mutual_information" in used:
+                out["mutual_information"] += share * dissimilarity("mi", warped, fixed)
         if "overlap" in used:
             carried = fields.warp(moving_labels, total)
             out["overlap"] += share * losses.dice(carried[:, 1:], target[:, 1:], known=counted[:count])

@@ -27,6 +27,7 @@ class Weights:
     similarity: float = 1.0
     error: float = 0.0
     correlation: float = 0.0
+    mutual_information: float = 0.0
     overlap: float = 1.0
     gradient: float = 0.1
     affine: float = 0.1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 
 import pytest
@@ -75,6 +76,14 @@ def test_terms_of_a_shift_by_one_voxel():
     assert terms["smoothness"] == terms["folding"] == 0
     # Of two planes the moved label covers three, or one: Dice 4/5 and 2/3.
     assert terms["overlap"] == pytest.approx(2 * (1 - (4 / 5 + 2 / 3) / 2), abs=1e-4)
+
+
+def test_mutual_information_does_not_mind_which_is_bright():
+    images, labels = torch.cat([HALF, 1 - HALF]).float(), memberships(torch.cat([HALF, HALF]), (1,))
+    terms = objective(still(), images, labels, only(mutual_information=2.0))
+    assert terms["mutual_information"] == pytest.approx(-2 * math.log(2), abs=1e-5)
+    moved = objective(still(shift=1.0), images, labels, only(mutual_information=2.0))["mutual_information"]
+    assert -2 * math.log(2) + 0.1 < moved < 0
 
 
 def test_overlap_counts_what_both_images_have():
