@@ -1,0 +1,88 @@
+"""How near a registration comes to simulated breaths, whose motion is known at each voxel, and slides at the pleura.
+
+Errors in mm of the points of the inhale, in its lungs and in the body within 30 mm of them; the correlation of the
+lungs' volume ratios with the true ones, at single voxels and at the resolution at which the review tells them. People
+are kept in the output folder for the next time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from JointRegSegLib import files
+from JointRegSegLib.deformation import Deformation
+from JointRegSegLib.lung.expansion import RESOLUTION, Expansion, derivative, unfolded
+from JointRegSegLib.pipeline import register_and_segment
+from JointRegSegLib.tables import read_table
+from JointRegSegTrainingLib.classifier import simulate
+from scipy.ndimage import distance_transform_edt
+
+#: What counts as the lungs' surroundings: within so many mm of them, and denser than this in HU.
+NEAR, BODY = 30.0, -500
+FILES = ("fixed", "moving", "fixed_labels", "moving_labels", "transform")
+COLUMNS = ("before", "lungs", "95 %", "wall", "95 %", "r of J", "r smooth", "folded %", "sec")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--people", type=int, default=4, help="simulated, half of them healthy")
+    parser.add_argument("--data", default="", help="CT volumes to simulate in, as of jointregseg simulate-cohort")
+    parser.add_argument("--spacing", type=float, default=2.5)
+    parser.add_argument("--severity", type=float, default=0.6)
+    parser.add_argument("--model", default="generic")
+    parser.add_argument("--refine", type=int, default=0)
+    parser.add_argument("--whole", action="store_true", help="without the lungs as organs that slide")
+    given = parser.parse_args()
+    people = given.output / "people"
+    asked = simulate.Simulation(given.people, given.people // 2, given.severity, 0, given.data, given.spacing)
+    simulate.simulate(asked, people)
+    print(f"{'':<12}" + "".join(f"{name:>10}" for name in COLUMNS))
+    rows = []
+    for row in read_table(people / simulate.TRUTH, ("case", *FILES), ("subject", "diagnosis", "split")):
+        place = {name: people / row[name] for name in FILES}
+        organs = {f"{side}_organs": place[f"{side}_labels"] for side in ("fixed", "moving")}
+        organs = {} if given.whole or given.model != "generic" else organs
+        found = register_and_segment(place["fixed"], place["moving"], given.model, refine=given.refine, **organs)
+        rows.append([*compared(place, found.deformation), found.report["seconds"]["total"]])
+        show(row["case"], rows[-1])
+    show("mean", np.mean(rows, 0))
+    return 0
+
+
+def compared(place: dict[str, Path], found: Deformation) -> list[float]:
+    """`COLUMNS` but the last."""
+    fixed = files.read_image(place["fixed"])
+    grid, values = files.grid_of(fixed), sitk.GetArrayFromImage(fixed)
+    lungs = sitk.GetArrayFromImage(files.read_labels(place["fixed_labels"], fixed, "inhale")) > 0
+    near = distance_transform_edt(~lungs, grid.spacing[::-1]) < NEAR
+    truth = Deformation.of_itk(files.read_transform(place["transform"]), grid)
+    out = []
+    for inside in (lungs, near & ~lungs & (values > BODY)):
+        points = grid.to_world(np.argwhere(inside)[:, ::-1])
+        there = truth.to_moving(points)
+        missed = np.linalg.norm(found.to_moving(points) - there, axis=1)
+        out += [np.linalg.norm(points - there, axis=1).mean()] if inside is lungs else []
+        out += [missed.mean(), np.percentile(missed, 95)]
+    own = found.on(grid)
+    folded = np.linalg.det(derivative(own, torch.from_numpy(lungs))) <= 0
+    # Where tissue slides past tissue there may be no volume ratio, of the truth either.
+    mask = torch.from_numpy(unfolded(truth, unfolded(own, unfolded(truth, lungs))))
+    known = Expansion.of(truth, mask, True).volume_ratio
+    for resolution in (0.0, RESOLUTION):
+        out.append(np.corrcoef(Expansion.of(own, mask, True, resolution).volume_ratio, known)[0, 1])
+    return [*out, 100 * folded.mean()]
+
+
+def show(name: str, row: np.ndarray) -> None:
+    """A line of the table."""
+    print(f"{name:<12}" + "".join(f"{value:>10.2f}" for value in row), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
