@@ -6,6 +6,7 @@ import pytest
 import torch
 from JointRegSegLib import fields
 from JointRegSegLib.networks import SVFNet
+from JointRegSegLib.networks.svfnet import Pool
 from perturb import perturbed
 
 SHAPE = (16, 16, 32)
@@ -62,6 +63,12 @@ def test_later_looks_see_half_the_resolution_within_slices(pair, monkeypatch):
     monkeypatch.setattr(network, "_features", lambda x, *more: (seen.append(tuple(x.shape[2:])), look(x, *more))[1])
     network(*pair)
     assert seen == [SHAPE, (16, 8, 16), (16, 8, 16)]
+
+
+@pytest.mark.parametrize("step", [(1, 2, 2), (2, 2, 2)])
+def test_pooling_is_that_of_torch(generator, step):
+    x = torch.randn(2, 3, *SHAPE, generator=generator)
+    assert torch.equal(Pool(step)(x), torch.nn.functional.max_pool3d(x, step))
 
 
 def test_an_image_with_itself_does_not_move(pair):

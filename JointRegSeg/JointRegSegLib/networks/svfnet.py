@@ -58,6 +58,19 @@ def _step(level: int) -> tuple[int, int, int]:
     return (1, 2, 2) if level < PLANAR else (2, 2, 2)
 
 
+class Pool(nn.Module):
+    """Maximum of neighbors along the axes whose ``step`` is 2: `nn.MaxPool3d`, which is slower on CPUs."""
+
+    def __init__(self, step: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.axes = [2 + axis for axis, n in enumerate(step) if n == 2]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for axis in self.axes:
+            x = torch.maximum(*x.unflatten(axis, (-1, 2)).unbind(axis + 1))
+        return x
+
+
 class SVFNet(RegistrationNetwork):
     """A stationary velocity field, both of its exponentials and both segmentations.
 
@@ -102,7 +115,7 @@ class SVFNet(RegistrationNetwork):
         for level, (before, width) in enumerate(itertools.pairwise([2 * inputs, *channels])):
             self.down.append(_layers(before, width, level < PLANAR, normalized))
         for level, (width, below) in enumerate(itertools.pairwise(channels)):
-            self.pool.append(nn.MaxPool3d(_step(level)))
+            self.pool.append(Pool(_step(level)))
             self.widen.append(nn.ConvTranspose3d(below, width, _step(level), stride=_step(level)))
             self.up.append(_layers(2 * width, width, level < PLANAR, normalized))
         self.velocity = zeroed(nn.Conv3d(channels[0], 3, (1, 3, 3), padding=(0, 1, 1)))
