@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -55,8 +56,7 @@ class Augmentation:
         count, shape = images.shape[0], images.shape[2:]
         device = images.device
 
-        def uniform(*size: int) -> torch.Tensor:
-            return 2 * torch.rand(*size, generator=generator).to(device) - 1
+        uniform = partial(_uniform, generator, device)
 
         def paired(*size: int) -> torch.Tensor:
             return uniform(count // 2, *size).repeat(2, *[1] * len(size))
@@ -88,24 +88,22 @@ class Augmentation:
 
     def recolored(self, images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Vary the brightness of structures by themselves, and the sharpness."""
+        uniform = partial(_uniform, generator, images.device)
         if self.structures:
-            offsets = 2 * torch.rand(*labels.shape[:2], 1, 1, 1, generator=generator).to(images.device) - 1
+            offsets = uniform(*labels.shape[:2], 1, 1, 1)
             images = images + self.structures * (offsets * labels).sum(1, keepdim=True)
         if self.blur:
             window = (1 if self.planar else 3, 3, 3)
             padding = tuple(n // 2 for n in window)
             mean = F.avg_pool3d(images, window, stride=1, padding=padding, count_include_pad=False)
-            share = 2 * torch.rand(len(images), 1, 1, 1, 1, generator=generator).to(images.device) - 1
-            images = images + self.blur * share * (mean - images)
+            images = images + self.blur * uniform(len(images), 1, 1, 1, 1) * (mean - images)
         return images
 
     def toned(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Vary the intensities alone, of each image by itself."""
         count, shape, device = images.shape[0], images.shape[2:], images.device
 
-        def uniform(*size: int) -> torch.Tensor:
-            return 2 * torch.rand(*size, generator=generator).to(device) - 1
-
+        uniform = partial(_uniform, generator, device)
         if self.gamma:
             low, high = (f(images, (1, 2, 3, 4), keepdim=True) for f in (torch.amin, torch.amax))
             span = (high - low).clamp_min(1e-6)
@@ -116,3 +114,8 @@ class Augmentation:
         images = images + self.contrast * uniform(count, 1, 1, 1, 1)
         noise = torch.randn(images.shape, generator=generator).to(device)
         return images + self.noise * uniform(count, 1, 1, 1, 1).abs() * noise
+
+
+def _uniform(generator: torch.Generator, device: torch.device, *size: int) -> torch.Tensor:
+    """Between -1 and 1; drawn on the CPU, so that all devices see the same."""
+    return 2 * torch.rand(*size, generator=generator).to(device) - 1
