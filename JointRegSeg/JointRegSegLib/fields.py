@@ -15,6 +15,9 @@ import torch.nn.functional as F
 from . import precision
 from .geometry import Grid, affine_coordinates, sample
 
+#: Of an inversion: steps of the fixed point before Newton's, which cost more; and the longest of the latter, in voxels.
+PLAIN_STEPS, LONGEST_STEP = 8, 3.0
+
 
 def identity(displacement: torch.Tensor) -> torch.Tensor:
     """Voxel coordinates (1, 3, D, H, W) of the lattice under ``displacement``."""
@@ -67,7 +70,10 @@ def compose(outer: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
 def invert(
     displacement: torch.Tensor, start: torch.Tensor | None = None, iterations: int = 50, tolerance: float = 0.01
 ) -> torch.Tensor:
-    """Inverse displacement by the fixed point v ← -u(x + v) (Chen et al. 2008), on the same lattice.
+    """Inverse displacement v with v = -u(x + v), on the same lattice.
+
+    By the fixed point v ← -u(x + v) (Chen et al. 2008), which settles where the map stretches little, and from there by
+    Newton's method. No step makes it worse: a longer one than helps is halved.
 
     Parameters
     ----------
@@ -83,23 +89,43 @@ def invert(
 
 
 def _invert(u: torch.Tensor, start: torch.Tensor, iterations: int, tolerance: float) -> torch.Tensor:
-    """One displacement. Every voxel has a fixed point of its own, so only those that still move are computed."""
+    """One displacement. Every voxel has an equation of its own, so only those not yet solved are computed."""
     x, v = identity(u).reshape(3, -1), start.reshape(3, -1).clone()
-    moving = torch.arange(v.shape[1], device=v.device)
-    damping = torch.ones(len(moving), device=v.device)
-    last = torch.zeros_like(v)
-    for _ in range(iterations):
-        here = v[:, moving]
-        step = -sample(u, (x[:, moving] + here).view(1, 3, -1, 1, 1)).view(3, -1) - here
-        # Where the field stretches by more than two the plain iteration swings; shorter steps settle it.
-        swings = (step * last).sum(0) < -0.5 * last.square().sum(0)
-        damping = torch.where(swings, 0.5 * damping, damping)
-        v[:, moving] = here + damping * step
-        left = step.abs().amax(0) >= tolerance
-        moving, damping, last = moving[left], damping[left], step[:, left]
-        if not len(moving):
+
+    def missed_by(voxels: torch.Tensor, guess: torch.Tensor) -> torch.Tensor:
+        return _at_points(u, x[:, voxels] + guess) + guess
+
+    left = torch.arange(v.shape[1], device=v.device)
+    share, missed = torch.ones(len(left), device=v.device), missed_by(left, v)
+    for iteration in range(iterations):
+        open_ = missed.abs().amax(0) >= tolerance
+        left, share, missed = left[open_], share[open_], missed[:, open_]
+        if not len(left):
             break
+        here = v[:, left]
+        step = missed if iteration < PLAIN_STEPS else _newton(u, x[:, left] + here, missed)
+        there = here - share * step
+        found = missed_by(left, there)
+        better = found.square().sum(0) < missed.square().sum(0)
+        v[:, left] = torch.where(better, there, here)
+        missed = torch.where(better, found, missed)
+        share = torch.where(better, (2 * share).clamp_max(1), share / 2)
     return v.view_as(start)
+
+
+def _newton(u: torch.Tensor, points: torch.Tensor, missed: torch.Tensor) -> torch.Tensor:
+    """By how much to go back from ``points`` (3, n), so that x + u(x) changes by ``missed`` (3, n)."""
+    ahead = 0.25 * torch.eye(3, device=u.device)[:, :, None]  # voxels; u is linear between centers
+    a, b, c = (2 * (_at_points(u, points + e) - _at_points(u, points - e) + 2 * e) for e in ahead)
+    across = torch.stack([torch.linalg.cross(*pair, dim=0) for pair in ((b, c), (c, a), (a, b))])
+    volume = (a * across[0]).sum(0)
+    step = (across * missed).sum(1) / torch.where(volume.abs() < 1e-6, 1e-6, volume)
+    return step * (LONGEST_STEP / step.norm(dim=0).clamp_min(LONGEST_STEP))
+
+
+def _at_points(field: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """(1, C, D, H, W) at voxel coordinates (3, n): (C, n)."""
+    return sample(field, points.view(1, 3, -1, 1, 1)).view(field.shape[1], -1)
 
 
 def round_trip(forward: torch.Tensor, backward: torch.Tensor, grid: Grid | None = None) -> torch.Tensor:

@@ -12,11 +12,13 @@ from .deformation import Deformation
 
 #: Voxels by which there and back may miss the start. Between voxel centers it can be a little more.
 LIMIT = 0.4
+#: The same for a network's own answer: a smoother map would carry structures worse, and no step of refinement follows.
+LIMIT_ALONE = 1.0
 
 
-def invertible(deformation: Deformation) -> Deformation:
+def invertible(deformation: Deformation, limit: float = LIMIT) -> Deformation:
     """The same map where it can be undone, smoothed elsewhere, with its inverse; see `make_invertible`."""
-    displacement, inverse = make_invertible(deformation.displacement, deformation.inverse)
+    displacement, inverse = make_invertible(deformation.displacement, deformation.inverse, limit)
     return replace(deformation, displacement=displacement, inverse=inverse)
 
 

@@ -136,10 +136,11 @@ def test_compose_with_zero_changes_nothing(generator):
     assert_close(fields.compose(u, constant(0, 0, 0)), u, 1e-5)
 
 
-@pytest.mark.parametrize("scale", [1.3, 2.5], ids=["gentle", "swinging"])
-def test_invert_a_linear_map(scale):
-    # A stretch above two makes the plain fixed point iteration diverge.
-    matrix = scale * np.linalg.inv(SHRINK) @ np.diag([1, 1, 0.9])
+@pytest.mark.parametrize(("scale", "turn"), [(1.3, 0), (2.5, 0), (1.8, 55)], ids=["gentle", "swinging", "circling"])
+def test_invert_a_linear_map(scale, turn):
+    # A stretch above two makes the plain fixed point iteration diverge, and so does a smaller one that turns.
+    c, s = np.cos(np.deg2rad(turn)), np.sin(np.deg2rad(turn))
+    matrix = scale * np.linalg.inv(SHRINK) @ np.diag([1, 1, 0.9]) @ np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
     v = fields.invert(linear(matrix), iterations=100, tolerance=1e-4)
     assert_close(v, linear(np.linalg.inv(matrix)), 1e-3)
 
