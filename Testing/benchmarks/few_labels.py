@@ -1,12 +1,13 @@
 """What few labels are worth: DeepAtlas beside the same two networks trained apart (Xu and Niethammer 2019).
 
-For each number of labeled people, of the same split: both networks apart; from there the segmentation taught by the
-fixed registration (Semi-DeepAtlas), then both in turn; and, to compare with, both networks apart for as many further
-steps of each. In turn means two steps of the registration for one of the segmentation: the paper's 20 belong to
-trainings so long that a segmentation with a twentieth of the steps has come to its end. With all people labeled the
-networks apart are the upper bound. Everything is trained by `jointregseg train`, and goes on where it was when it is
-called again. Figures are those of people who were left out altogether; p is that of a one-sided Mann-Whitney U test
-against the networks apart, with a false discovery rate of 0.05 controlled over all tests of the table.
+A registration that has seen no labels is where all begin. For each number of labeled people, of the same split: both
+networks apart; from there the segmentation taught by the fixed registration (Semi-DeepAtlas), then both in turn; and,
+to compare with, both networks apart for as many further steps of each. In turn means two steps of the registration for
+one of the segmentation: the paper's 20 belong to trainings so long that a segmentation with a twentieth of the steps
+has come to its end. With all people labeled the networks apart are the upper bound. Everything is trained by
+`jointregseg train`, and goes on where it was when it is called again. Figures are those of people who were left out
+altogether; p is that of a one-sided Mann-Whitney U test against the networks apart, with a false discovery rate of 0.05
+controlled over all tests of the table.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from trainings import Trainings, bundle, call, figures, parser
 
 #: Folders of the data, after which the configurations are named, too.
 SYSTEMS = ("hippocampus", "brain")
-BEGUN, APART, TAUGHT, TOGETHER = "begun", "apart", "Semi-DeepAtlas", "DeepAtlas"
+UNLABELED, BEGUN, APART, TAUGHT, TOGETHER = "without labels", "begun", "apart", "Semi-DeepAtlas", "DeepAtlas"
 MEASURES = {"registration": "dice", "segmentation": "segmentation"}
 
 
@@ -39,6 +40,8 @@ class Stage:
 
 
 ALONE = ("complete=false", "alternate={}", "annotated_share=0.5")
+#: The first training, and its share of ``--steps``; then what each number of labels has.
+FIRST = (*ALONE, "annotated_share=0", "weights.overlap=0", "frozen=[segmentation]"), 4.0
 STAGES = (
     Stage(BEGUN, "", ALONE, 1.0),
     Stage(APART, BEGUN, ALONE, 0.9),
@@ -48,7 +51,7 @@ STAGES = (
 
 
 def main() -> int:
-    options = parser(__doc__, 2500, "of the first training; the others in proportion")
+    options = parser(__doc__, 2500, "of both networks apart; the others in proportion")
     options.add_argument("--system", choices=SYSTEMS, default="hippocampus")
     options.add_argument("--labeled", type=int, nargs="+", default=[1, 10], help="numbers of people with labels")
     arguments = options.parse_args()
@@ -56,15 +59,14 @@ def main() -> int:
     if not source.is_dir():
         print(f"few_labels: no {source}; give --data or set JOINTREGSEG_DATA", file=sys.stderr)
         return 2
-    found = {}
+    found, trainings = {}, Trainings(f"deepatlas-{arguments.system}", arguments.set)
+    changes, share = FIRST
+    cohort = _cohort(source, arguments, None)
+    first = trainings.train(arguments.output / UNLABELED, cohort, round(arguments.steps * share), changes)
     for labeled in [*arguments.labeled, None]:
-        folder = arguments.output / ("all" if labeled is None else str(labeled))
-        split = ["--validation", arguments.validation, "--test", arguments.test]
-        split += [] if labeled is None else ["--labeled", labeled]
-        folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / "cohort.csv").exists():
-            call("cohort", source, "--output", folder / "cohort.csv", *split)
-        for name, run in _trained(folder, arguments, STAGES if labeled is not None else STAGES[:2]).items():
+        cohort = _cohort(source, arguments, labeled)
+        stages = STAGES if labeled is not None else STAGES[:2]
+        for name, run in _trained(trainings, cohort, bundle(first), arguments.steps, stages).items():
             if name != BEGUN:
                 found[labeled, name] = figures(run, arguments.pairs)
     show(found)
@@ -74,14 +76,24 @@ def main() -> int:
     return 0
 
 
-def _trained(folder: Path, arguments: argparse.Namespace, stages: tuple[Stage, ...]) -> dict[str, Path]:
-    """Run of each stage, which begins with the weights of the one that it goes on from."""
-    trainings = Trainings(f"deepatlas-{arguments.system}", arguments.set)
+def _cohort(source: Path, arguments: argparse.Namespace, labeled: int | None) -> Path:
+    """Table of the people, of whom so many, or all, have labels to learn from; in the folder of its trainings."""
+    table = arguments.output / ("all" if labeled is None else str(labeled)) / "cohort.csv"
+    table.parent.mkdir(parents=True, exist_ok=True)
+    if not table.exists():
+        split = ["--validation", arguments.validation, "--test", arguments.test]
+        split += [] if labeled is None else ["--labeled", labeled]
+        call("cohort", source, "--output", table, *split)
+    return table
+
+
+def _trained(trainings: Trainings, cohort: Path, first: Path, steps: int, stages: tuple[Stage, ...]) -> dict[str, Path]:
+    """Run of each stage, which begins with the weights of the one that it goes on from, or with ``first``."""
     runs: dict[str, Path] = {}
     for stage in stages:
-        start = bundle(runs[stage.after]) if stage.after else None
-        steps = round(arguments.steps * stage.share)
-        runs[stage.name] = trainings.train(folder / stage.name, folder / "cohort.csv", steps, stage.changes, start)
+        start = bundle(runs[stage.after]) if stage.after else first
+        place = cohort.parent / stage.name
+        runs[stage.name] = trainings.train(place, cohort, round(steps * stage.share), stage.changes, start)
     return runs
 
 

@@ -29,6 +29,8 @@ VARIANTS = {
     "paper": paper,
     "displacement": lambda: build(velocity=False),
     "one way": lambda: build(both=False),
+    "two passes": lambda: build(passes=2, normalized=True),
+    "two passes, one way": lambda: build(passes=2, both=False),
     "full resolution": lambda: build(stride=1),
     "no segmentation": lambda: build(classes=0),
 }
@@ -140,6 +142,29 @@ def test_it_leaves_the_identity_for_the_better(make, pair):
     assert errors[-1] < 0.7 * errors[0]
 
 
+@pytest.mark.parametrize("velocity", [True, False])
+def test_a_second_pass_goes_on_where_the_first_ended(velocity, pair):
+    network = perturbed(build(passes=2, velocity=velocity))
+    there, back = network.register(*pair).split(2)
+    network.passes = 1
+    first, first_back = network.register(*pair).split(2)
+    second, second_back = network.register(fields.warp(pair[0], first), pair[1]).split(2)
+    assert first.abs().max() > 0.1 and second.abs().max() > 0.1
+    # Read at x + second(x) and then moved by the first; on the way back the other way around.
+    assert torch.allclose(there, fields.compose(first, second)) and not torch.allclose(there, first + second, atol=1e-2)
+    assert torch.allclose(back, fields.compose(second_back, first_back))
+    with pytest.raises(ValueError, match="passes has to be"):
+        build(passes=0)
+
+
+def test_normalization_is_of_registration_too():
+    count = [
+        sum(isinstance(m, nn.InstanceNorm3d) for m in n.registration.modules())
+        for n in (build(normalized=True), build())
+    ]
+    assert count == [sum(isinstance(m, nn.Conv3d) for m in build().registration.modules()) - 1, 0]
+
+
 def test_the_published_networks():
     with torch.device("meta"):
         network = DeepAtlas.paper(classes=32)
@@ -149,7 +174,8 @@ def test_the_published_networks():
     layers = [m for m in network.registration.modules() if isinstance(m, nn.Conv3d)]
     assert [m.out_channels for m in layers] == [16, 32, 32, 32, 32, 32, 32, 32, 32, 8, 8, 3]
     assert [m.stride[0] for m in layers] == [1, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1]
-    assert not network.velocity and not network.both
+    assert not network.velocity and not network.both and network.passes == 1
+    assert not any(isinstance(m, nn.InstanceNorm3d) for m in network.registration.modules())
 
 
 def test_registration_takes_sides_of_any_length(generator):
