@@ -18,10 +18,11 @@ from .errors import ModelError, reading
 from .networks import NETWORKS, RegistrationNetwork
 from .preprocess import Preprocessing
 from .refine import Refinement
+from .regularize import LIMIT
 
 _HERE = Path(__file__).resolve().parent
 #: Keys of a manifest on which results depend; the others describe the model.
-DECISIVE = ("sha256", "network", "arguments", "preprocessing", "labels", "refinement")
+DECISIVE = ("sha256", "network", "arguments", "preprocessing", "labels", "refinement", "round_trip")
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,11 @@ class Bundle:
     def label_values(self) -> list[int]:
         """Values of the segmentation's labels, in the order of the network's channels, without the background."""
         return [label["value"] for label in self.manifest["labels"]]
+
+    @property
+    def round_trip(self) -> float:
+        """Voxels by which there and back of an answer that is not refined may miss the start."""
+        return self.manifest.get("round_trip", LIMIT)
 
     @property
     def checksum(self) -> str:

@@ -22,7 +22,7 @@ from .estimate import Estimate, Volume, by_model, by_optimization
 from .geometry import Grid, resample
 from .options import check_options
 from .progress import Progress, silent, tell
-from .regularize import LIMIT, LIMIT_ALONE, invertible
+from .regularize import LIMIT, invertible
 from .result import Registration
 from .similarity import Similarity
 from .sliding import by_organs
@@ -163,7 +163,7 @@ def register_and_segment(
         _check_finite(estimate.deformation)
         deformation = estimate.deformation.on(lattice)
         if ready is None and not estimate.sliding:
-            deformation = invertible(deformation, LIMIT if refine or bundle is None else LIMIT_ALONE)
+            deformation = invertible(deformation, LIMIT if refine or bundle is None else bundle.round_trip)
         result = _assemble(fixed_image, moving_image, labels, deformation, estimate, bundle)
     with _timed(seconds, "checking"):
         tell(progress, "checking", 0.0)

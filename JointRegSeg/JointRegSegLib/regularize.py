@@ -10,10 +10,9 @@ import torch.nn.functional as F
 from . import fields, losses
 from .deformation import Deformation
 
-#: Voxels by which there and back may miss the start. Between voxel centers it can be a little more.
+#: Voxels by which there and back may miss the start. Between voxel centers it can be a little more. A bundle may
+#: have another one for answers that are not refined.
 LIMIT = 0.4
-#: The same for a network's own answer: a smoother map would carry structures worse, and no step of refinement follows.
-LIMIT_ALONE = 1.0
 
 
 def invertible(deformation: Deformation, limit: float = LIMIT) -> Deformation:

@@ -147,6 +147,7 @@ BUNDLES = {
     "refinement": ({"change": lambda m: m["refinement"].update(magic=1)}, ["not valid at refinement", "'magic'"]),
     "resolution": ({"change": lambda m: m["refinement"].update(factors=[0])}, ["at refinement", "minimum of 1"]),
     "step": ({"change": lambda m: m["refinement"].update(rate=-1)}, ["not valid at refinement", "minimum of 0"]),
+    "round trip": ({"change": lambda m: m.update(round_trip=0)}, ["not valid at round_trip"]),
     "unknown": ({"change": lambda m: m["arguments"].update(width=4)}, ["does not fit the network", "width"]),
 }
 
