@@ -189,6 +189,32 @@ def folding(displacement: torch.Tensor, margin: float = 0.1) -> torch.Tensor:
     return (margin - fields.jacobian_determinant(displacement)).clamp_min(0).mean()
 
 
+def mass_change(
+    moved: torch.Tensor, fixed: torch.Tensor, ratio: torch.Tensor, inside: torch.Tensor, window: int
+) -> torch.Tensor:
+    """Mean square of how much mass changes over ``window``³ voxels, for the mean mass there is.
+
+    Where tissue is compressed it is denser (Yin et al. 2009, doi:10.1118/1.3193526). Mass that comes or goes everywhere
+    alike, with blood or another calibration, does not count.
+
+    Parameters
+    ----------
+    moved, fixed : torch.Tensor
+        (N, 1, D, H, W) tissue in a voxel's volume: of the moving image, carried over, and of the fixed one.
+    ratio : torch.Tensor
+        Of the same shape, Jacobian determinant of the map by which ``moved`` was carried over.
+    inside : torch.Tensor
+        Of the same shape, 1 where mass is kept and 0 elsewhere.
+    """
+    found, target = moved * ratio * inside, fixed * inside
+    dims = (1, 2, 3, 4)
+    whole = target.sum(dims, keepdim=True).clamp_min(1e-6)
+    found = found * (whole / found.sum(dims, keepdim=True).clamp_min(1e-6)).detach()
+    count = inside.sum(dims, keepdim=True).clamp_min(1)
+    change = box_mean(found - target, window) / box_mean(inside, window).clamp_min(0.1) * (count / whole)
+    return (change.square() * inside).sum() / count.sum()
+
+
 def inverse_consistency(forward: torch.Tensor, backward: torch.Tensor) -> torch.Tensor:
     """Mean squared distance in voxels by which going there and back misses the start, both ways around."""
     there = fields.compose(backward, forward)

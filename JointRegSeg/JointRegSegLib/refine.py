@@ -45,9 +45,9 @@ class Objective:
     ----------
     similarity : 'lncc', 'mse' or 'mi'
         Of the images; ``window`` is the side of local correlation in voxels, ``flat`` as in `similarity.FLAT`.
-    image, overlap, smoothness, folding, inverse : float
-        Weights of image similarity, segmentation agreement, diffusion, folding and inverse inconsistency (which an
-        exponential does not have).
+    image, overlap, smoothness, folding, inverse, mass : float
+        Weights of image similarity, segmentation agreement, diffusion, folding, inverse inconsistency (which an
+        exponential does not have), and of a change of mass.
     margin : float
         Jacobian determinants below this count as folding.
     spread : int
@@ -64,6 +64,37 @@ class Objective:
     margin: float = 0.1
     spread: int = 2
     flat: float = FLAT
+    mass: float = 0.0
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is compared of two images on one lattice; lists hold that of the moving and of the fixed one.
+
+    Attributes
+    ----------
+    images : list of torch.Tensor
+        (1, C, D, H, W).
+    classes : list of torch.Tensor, optional
+        (1, K, D, H, W) memberships.
+    known : torch.Tensor, optional
+        (1, 1, D, H, W), 1 where the moving image was seen at all.
+    tissue : list of torch.Tensor, optional
+        (1, 1, D, H, W) share of a voxel that is tissue, whose mass the structures of ``classes`` keep.
+    """
+
+    images: list[torch.Tensor]
+    classes: list[torch.Tensor] | None = None
+    known: torch.Tensor | None = None
+    tissue: list[torch.Tensor] | None = None
+
+    def shrunk(self, blocks: Sequence[int]) -> Evidence:
+        """Averaged over blocks of so many voxels along each axis."""
+        images, classes, tissue = (
+            None if pair is None else [_shrink(x, blocks) for x in pair]
+            for pair in (self.images, self.classes, self.tissue)
+        )
+        return Evidence(images, classes, None if self.known is None else _shrink(self.known, blocks), tissue)
 
 
 @dataclass(frozen=True)
@@ -104,6 +135,8 @@ class Refinement(Objective):
 #: How many times as long as the finest ones voxels are that count as thick. Where they are a little longer, averaging
 #: as many along them reaches further, which large motion needs.
 THICK = 2.0
+#: Share of a voxel that has to be of the same structure in both images for its mass to be compared.
+WHOLE = 0.9
 #: Spacing of the parameters' lattice in voxels of the level's images, along their finest axis.
 CONTROL = 2
 
@@ -117,6 +150,7 @@ def from_nothing(
     regions: tuple[torch.Tensor, torch.Tensor] | None = None,
     spacing: Sequence[float] = (1.0, 1.0, 1.0),
     known: torch.Tensor | None = None,
+    tissue: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Fit a diffeomorphism to two (1, C, D, H, W) images on one lattice, coarse to fine.
 
@@ -126,7 +160,7 @@ def from_nothing(
     ``regions`` are (1, K, D, H, W) memberships in the moving and in the fixed image of K organs that slide along what
     is around them: each, and the rest, has a diffeomorphism of its own, which counts where the organ is; organs have
     to come to lie on each other. A smooth deformation would smear their motion into the wall along which they slide
-    (Schmidt-Richberg et al. 2012, doi:10.1016/j.media.2012.03.004).
+    (Schmidt-Richberg et al. 2012, doi:10.1016/j.media.2012.03.004). ``tissue`` is `Evidence.tissue` of both images.
 
     Returns
     -------
@@ -140,19 +174,18 @@ def from_nothing(
     """
     parts = 1 if regions is None else 1 + regions[0].shape[1]
     velocity = torch.zeros(parts, 3, 2, 2, 2, device=moving.device)
+    whole = Evidence([moving, fixed], regions and list(regions), known, tissue and list(tissue))
     for level, told in _told(levels, progress, "deformation"):
         blocks = _blocks(level.factor, spacing)
-        images = [_shrink(x, blocks) for x in (moving, fixed)]
-        classes = None if regions is None else [_shrink(x, blocks) for x in regions]
-        seen = None if known is None else _shrink(known, blocks)
+        evidence = whole.shrunk(blocks)
         lengths = [length * n for length, n in zip(spacing, blocks, strict=True)]
-        velocity = fields.resize(velocity, _lattice(images[0].shape[2:], lengths))
+        velocity = fields.resize(velocity, _lattice(evidence.images[0].shape[2:], lengths))
 
         def motion(change: torch.Tensor, start: torch.Tensor = velocity) -> torch.Tensor:
             v = start + change
             return fields.scale_and_square(torch.cat([v, -v]), 5)
 
-        velocity = velocity + _descend(motion, velocity.shape, images, classes, objective, level, told, seen)
+        velocity = velocity + _descend(motion, velocity.shape, evidence, objective, level, told)
     with torch.no_grad():
         smooth = fields.resize(fields.scale_and_square(torch.cat([velocity, -velocity])), moving.shape[2:])
         # A voxel is of one of them: half of either motion would be neither.
@@ -208,20 +241,18 @@ def from_network(
         If ``progress`` asks to stop.
     """
     both = torch.cat([forward, backward])
+    classes = None if moving_classes is None or fixed_classes is None else [moving_classes, fixed_classes]
+    whole = Evidence([moving, fixed], classes)
     for level, told in _told(levels, progress, "refining"):
-        blocks = 3 * [level.factor]
-        images = [_shrink(x, blocks) for x in (moving, fixed)]
-        classes = None
-        if moving_classes is not None and fixed_classes is not None:
-            classes = [_shrink(x, blocks) for x in (moving_classes, fixed_classes)]
-        here = images[0].shape[2:]
+        evidence = whole.shrunk(3 * [level.factor])
+        here = evidence.images[0].shape[2:]
         start = fields.resize(both, here)
 
         def motion(change: torch.Tensor, start: torch.Tensor = start, shape: tuple = here) -> torch.Tensor:
             return start + fields.resize(change, shape)
 
         shape = (2, 3, *_lattice(here))
-        change = _descend(motion, shape, images, classes, objective, level, told)
+        change = _descend(motion, shape, evidence, objective, level, told)
         both = both + fields.resize(change, both.shape[2:])
     return both[:1], both[1:]
 
@@ -240,23 +271,21 @@ def _told(levels: Sequence[Level], progress: Progress, stage: str) -> Sequence[t
 def _descend(
     motion: Callable[[torch.Tensor], torch.Tensor],
     shape: Sequence[int],
-    images: list[torch.Tensor],
-    classes: list[torch.Tensor] | None,
+    evidence: Evidence,
     objective: Objective,
     level: Level,
     told: Callable[[int], None],
-    known: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The smoothed parameters, of ``shape``, for which ``motion`` gives the best displacements (2 K, 3, …)."""
     with torch.enable_grad():
-        parameters = torch.zeros(*shape, device=images[0].device, requires_grad=True)
+        parameters = torch.zeros(*shape, device=evidence.images[0].device, requires_grad=True)
         adam = torch.optim.Adam([parameters], lr=level.rate)
         for iteration in range(level.iterations):
             told(iteration)
             smooth = motion(_smooth(parameters, objective.spread))
-            both = fields.resize(smooth, images[0].shape[2:])
-            both = both if len(both) == 2 else joined(both, classes)
-            loss = joint_objective(both, images, classes, objective, smooth, known)
+            both = fields.resize(smooth, evidence.images[0].shape[2:])
+            both = both if len(both) == 2 else joined(both, evidence.classes)
+            loss = joint_objective(both, evidence, objective, smooth)
             adam.zero_grad(set_to_none=True)
             loss.backward()
             # Steps shrink towards the end of a level, which settles the noise of Adam's equal-sized steps.
@@ -266,34 +295,32 @@ def _descend(
     return _smooth(parameters.detach(), objective.spread)
 
 
-def joint_objective(
-    both: torch.Tensor,
-    images: list[torch.Tensor],
-    classes: list[torch.Tensor] | None,
-    objective: Objective,
-    smooth: torch.Tensor,
-    known: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """The objective of (2, 3, D, H, W) displacements, forward and backward, for [moving, fixed] images and classes.
+def joint_objective(both: torch.Tensor, evidence: Evidence, objective: Objective, smooth: torch.Tensor) -> torch.Tensor:
+    """The objective of (2, 3, D, H, W) displacements, forward and backward, on the lattice of ``evidence``.
 
-    ``smooth`` are the (…, 3, d, h, w) displacements that have to be regular: those that ``both`` were made of. With
-    ``known`` (see `from_nothing`) the images are compared only where both are.
+    ``smooth`` are the (…, 3, d, h, w) displacements that have to be regular: those that ``both`` were made of.
     """
-    sources, channels = torch.cat(images), images[0].shape[1]
-    if classes is not None:
-        sources = torch.cat([sources, torch.cat(classes)], 1)
-    warped = fields.warp(sources, both)
     loss = objective.smoothness * losses.diffusion(smooth)
     loss = loss + objective.folding * losses.folding(smooth, objective.margin)
     if objective.inverse:
         loss = loss + objective.inverse * losses.inverse_consistency(both[:1], both[1:])
-    if classes is not None and objective.overlap:
-        loss = loss + objective.overlap * losses.dice(warped[:, channels:], torch.cat(classes[::-1]))
+    # One resampling for all; what is read in the moving image is compared with the fixed one, and the other way around.
+    pairs = {name: getattr(evidence, name) for name in ("images", "classes", "tissue")}
+    pairs = {name: torch.cat(pair) for name, pair in pairs.items() if pair is not None}
+    warped = fields.warp(torch.cat(list(pairs.values()), 1), both).split([x.shape[1] for x in pairs.values()], 1)
+    moved, target = dict(zip(pairs, warped, strict=True)), {name: x.flip(0) for name, x in pairs.items()}
+    if "classes" in pairs and objective.overlap:
+        loss = loss + objective.overlap * losses.dice(moved["classes"], target["classes"])
     if objective.image:
-        seen, target = warped[:, :channels], torch.cat(images[::-1])
-        mask = None if known is None else _common(known, both.detach(), objective.window)
+        mask = None if evidence.known is None else _common(evidence.known, both.detach(), objective.window)
         loss = loss + objective.image * dissimilarity(
-            objective.similarity, seen, target, objective.window, mask, objective.flat
+            objective.similarity, moved["images"], target["images"], objective.window, mask, objective.flat
+        )
+    if "tissue" in pairs and objective.mass:
+        ratio = fields.resize(fields.jacobian_determinant(smooth), both.shape[2:], rescale=False)
+        inside = torch.minimum(moved["classes"].detach(), target["classes"]).sum(1, keepdim=True) > WHOLE
+        loss = loss + objective.mass * losses.mass_change(
+            moved["tissue"], target["tissue"], joined(ratio, evidence.classes), inside.to(ratio), objective.window
         )
     return loss
 

@@ -27,6 +27,8 @@ WINDOWS = ((-1000, 0), (-200, 300))
 LEVELS = (Level(4, 40, 0.3), Level(2, 60, 0.3), Level(1, 25, 0.15))
 #: Smoother than without organs: what has to change abruptly does so at their borders. The texture of lung is faint.
 SPREAD, FLAT = 4, 1e-3
+#: Weight of the mass that lungs keep in CT: it tells of their expansion where there are no vessels to follow.
+MASS = 3.0
 
 
 def by_organs(
@@ -69,12 +71,12 @@ def by_organs(
     # The organs' shapes alone: what they slide along may have moved the other way.
     matrix = register_affine(source[:, -1:] - 0.5, partner, target[:, -1:] - 0.5, lattice, start, "mse", progress)
     source = resample(source, partner, lattice, matrix)
+    inside, tissue = ((source[:, part], target[:, part]) for part in (slice(-1, None), slice(-2, -1)))
     coarse, middle, fine = LEVELS
     levels = (coarse, middle, replace(fine, iterations=fine.iterations + refine))
-    objective = Objective(similarity=similarity, overlap=1.0, spread=SPREAD, flat=FLAT)
-    regions = source[:, -1:], target[:, -1:]
+    objective = Objective(similarity=similarity, overlap=1.0, spread=SPREAD, flat=FLAT, mass=MASS if ct else 0)
     forward, inverse = from_nothing(
-        source[:, :-1], target[:, :-1], objective, levels, progress, regions, lattice.spacing[::-1]
+        source[:, :-2], target[:, :-2], objective, levels, progress, inside, lattice.spacing[::-1], tissue=tissue
     )
     deformation = _shifted(Deformation(lattice, forward.cpu(), inverse.cpu(), matrix))
     return Estimate(deformation, "organs", sliding=True)
@@ -95,7 +97,7 @@ def _shifted(deformation: Deformation) -> Deformation:
 
 
 def _near(volume: Volume, organ: torch.Tensor, ct: bool) -> Volume:
-    """What is near the organ: (1, C + 1, d, h, w), the last channel the organ itself."""
+    """What is near the organ: (1, C + 2, d, h, w), the last two channels tissue for volume, and the organ itself."""
     margin = np.ceil(MARGIN / volume.grid.spacing).astype(int)
     index = organ[0, 0].nonzero().flip(1).numpy()
     first = np.maximum(index.min(0) - margin, 0)
@@ -103,7 +105,8 @@ def _near(volume: Volume, organ: torch.Tensor, ct: bool) -> Volume:
     (i, j, k), size = first.tolist(), (last - first).tolist()
     part = tuple(slice(a, a + n) for a, n in zip((k, j, i), reversed(size), strict=True))
     values, inside = volume.values[(..., *part)], organ[(..., *part)]
-    return Volume(torch.cat([_channels(values, ct), inside.float()], 1), volume.grid.cropped((i, j, k), size))
+    tissue = (1 + values / 1000).clamp(0, 1) if ct else torch.zeros_like(values)
+    return Volume(torch.cat([_channels(values, ct), tissue, inside.float()], 1), volume.grid.cropped((i, j, k), size))
 
 
 def _channels(values: torch.Tensor, ct: bool) -> torch.Tensor:

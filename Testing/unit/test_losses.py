@@ -320,3 +320,23 @@ def test_gradient_of_inverse_consistency(generator):
     step = 1e-2
     difference = losses.inverse_consistency(u + step * along, v) - losses.inverse_consistency(u - step * along, v)
     assert difference.item() / (2 * step) == pytest.approx(slope, rel=2e-2)
+
+
+def test_mass_change_is_of_what_density_does_not_make_up_for(generator):
+    moved = 0.2 + 0.1 * torch.rand(1, 1, 8, 9, 10, generator=generator)
+    ratio = 1 + 0.3 * torch.rand(moved.shape, generator=generator)
+    inside = torch.zeros_like(moved)
+    inside[..., 1:7, 2:8, 2:9] = 1
+    kept = moved * ratio
+    assert losses.mass_change(moved, kept, ratio, inside, 3) < 1e-10
+    # A common factor is calibration, and what lies outside does not count.
+    assert losses.mass_change(moved, 1.3 * kept, ratio, inside, 3) < 1e-10
+    assert losses.mass_change(moved, torch.where(inside > 0, kept, 9), ratio, inside, 3) < 1e-10
+    # Half of an even organ 10 % denser, the other half as much thinner: each tenth of the mean, squared.
+    even, ones = torch.full((1, 1, 40, 6, 6), 0.25), torch.ones(1, 1, 40, 6, 6)
+    other = even.clone()
+    other[:, :, :20], other[:, :, 20:] = 0.275, 0.225
+    assert float(losses.mass_change(even, other, ones, ones, 1)) == pytest.approx(0.01, rel=1e-4)
+    ratio.requires_grad_()
+    losses.mass_change(moved, 0.25 * inside, ratio, inside, 3).backward()
+    assert ratio.grad.abs().max() > 0 and not ratio.grad[inside == 0].any()
