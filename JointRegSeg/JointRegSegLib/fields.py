@@ -79,8 +79,10 @@ def invert(
     ----------
     start : torch.Tensor, optional
         A first guess, such as the exponential of the negated velocity.
+    iterations : int
+        Steps at most, of both kinds together.
     tolerance : float
-        Change of v in voxels below which a voxel is left alone.
+        By how many voxels v may miss -u(x + v) along each axis; a voxel that is as near is left alone.
     """
     first = -displacement if start is None else start
     return torch.cat(

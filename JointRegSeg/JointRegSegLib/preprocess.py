@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,6 +12,8 @@ from .geometry import Grid, resample
 
 #: Level and width of the CT windows in HU: soft tissue, a wider one, bone (Estienne et al. 2020, abdominal network).
 CT_WINDOWS = ((40, 400), (100, 800), (400, 1000))
+
+Values = TypeVar("Values", np.ndarray, torch.Tensor)
 
 ALIGNMENTS = ("center", "mass", "world")
 UNITS = ("mm", "voxels")
@@ -112,6 +115,11 @@ def is_ct(values: np.ndarray) -> bool:
     """Whether values can be CT numbers of a chest in HU: with air, and with tissue."""
     low, high = np.percentile(values, (0.1, 99.9))
     return bool(low <= -700 and high >= 0)
+
+
+def air_share(hu: Values) -> Values:
+    """Share of air in a voxel, -HU / 1000 between 0 and 1 (Simon 2000): tissue counts as water. Any shape."""
+    return (hu / -1000).clip(0, 1)
 
 
 def _zscore(image: torch.Tensor, resampled: torch.Tensor) -> torch.Tensor:

@@ -47,7 +47,7 @@ class Objective:
         Of the images; ``window`` is the side of local correlation in voxels, ``flat`` as in `similarity.FLAT`.
     image, overlap, smoothness, folding, inverse, mass : float
         Weights of image similarity, segmentation agreement, diffusion, folding, inverse inconsistency (which an
-        exponential does not have), and of a change of mass.
+        exponential does not have), and of a change of mass, which is told by `Evidence.tissue` alone.
     margin : float
         Jacobian determinants below this count as folding.
     spread : int
@@ -160,7 +160,8 @@ def from_nothing(
     ``regions`` are (1, K, D, H, W) memberships in the moving and in the fixed image of K organs that slide along what
     is around them: each, and the rest, has a diffeomorphism of its own, which counts where the organ is; organs have
     to come to lie on each other. A smooth deformation would smear their motion into the wall along which they slide
-    (Schmidt-Richberg et al. 2012, doi:10.1016/j.media.2012.03.004). ``tissue`` is `Evidence.tissue` of both images.
+    (Schmidt-Richberg et al. 2012, doi:10.1016/j.media.2012.03.004). ``tissue`` is `Evidence.tissue` of both
+    images, and needs ``regions``.
 
     Returns
     -------

@@ -15,7 +15,7 @@ from .deformation import Deformation
 LIMIT = 0.4
 
 
-def invertible(deformation: Deformation, limit: float = LIMIT) -> Deformation:
+def invertible(deformation: Deformation, limit: float) -> Deformation:
     """The same map where it can be undone, smoothed elsewhere, with its inverse; see `make_invertible`."""
     displacement, inverse = make_invertible(deformation.displacement, deformation.inverse, limit)
     return replace(deformation, displacement=displacement, inverse=inverse)

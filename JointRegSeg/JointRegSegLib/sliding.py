@@ -14,7 +14,7 @@ from .deformation import Deformation
 from .errors import InputError
 from .estimate import Estimate, Volume
 from .geometry import resample
-from .preprocess import INTENSITIES, is_ct
+from .preprocess import INTENSITIES, air_share, is_ct
 from .progress import Progress, silent
 from .refine import Level, Objective, from_nothing
 from .similarity import Similarity
@@ -74,9 +74,10 @@ def by_organs(
     inside, tissue = ((source[:, part], target[:, part]) for part in (slice(-1, None), slice(-2, -1)))
     coarse, middle, fine = LEVELS
     levels = (coarse, middle, replace(fine, iterations=fine.iterations + refine))
-    objective = Objective(similarity=similarity, overlap=1.0, spread=SPREAD, flat=FLAT, mass=MASS if ct else 0)
+    objective = Objective(similarity=similarity, overlap=1.0, spread=SPREAD, flat=FLAT, mass=MASS)
+    images, spacing = (source[:, :-2], target[:, :-2]), lattice.spacing[::-1]
     forward, inverse = from_nothing(
-        source[:, :-2], target[:, :-2], objective, levels, progress, inside, lattice.spacing[::-1], tissue=tissue
+        *images, objective, levels, progress, inside, spacing, tissue=tissue if ct else None
     )
     deformation = _shifted(Deformation(lattice, forward.cpu(), inverse.cpu(), matrix))
     return Estimate(deformation, "organs", sliding=True)
@@ -105,7 +106,7 @@ def _near(volume: Volume, organ: torch.Tensor, ct: bool) -> Volume:
     (i, j, k), size = first.tolist(), (last - first).tolist()
     part = tuple(slice(a, a + n) for a, n in zip((k, j, i), reversed(size), strict=True))
     values, inside = volume.values[(..., *part)], organ[(..., *part)]
-    tissue = (1 + values / 1000).clamp(0, 1) if ct else torch.zeros_like(values)
+    tissue = 1 - air_share(values) if ct else torch.zeros_like(values)
     return Volume(torch.cat([_channels(values, ct), tissue, inside.float()], 1), volume.grid.cropped((i, j, k), size))
 
 

@@ -65,7 +65,7 @@ def test_network_alone_aligns_and_segments_unseen_people(measured):
     assert figures["before"] > before and figures["after"] > max(after, figures["before"] + 0.1)
     assert figures["segmentation"] > segmentation
     assert figures["folded"] <= folded
-    assert figures["missed"] <= figures["allowed"] + 0.1  # voxels, there and back
+    assert figures["missed"] <= figures["allowed"]  # voxels, there and back
 
 
 def test_the_steep_map_of_a_heart_is_left_as_it_is(measured):

@@ -25,7 +25,7 @@ from trainings import Trainings, bundle, call, figures, parser
 
 #: Folders of the data, after which the configurations are named, too.
 SYSTEMS = ("hippocampus", "brain")
-UNLABELED, BEGUN, APART, TAUGHT, TOGETHER = "without labels", "begun", "apart", "Semi-DeepAtlas", "DeepAtlas"
+BEGUN, APART, TAUGHT, TOGETHER = "begun", "apart", "Semi-DeepAtlas", "DeepAtlas"
 MEASURES = {"registration": "dice", "segmentation": "segmentation"}
 
 
@@ -40,8 +40,9 @@ class Stage:
 
 
 ALONE = ("complete=false", "alternate={}", "annotated_share=0.5")
-#: The first training, and its share of ``--steps``; then what each number of labels has.
-FIRST = (*ALONE, "annotated_share=0", "weights.overlap=0", "frozen=[segmentation]"), 4.0
+UNLABELED = (*ALONE[:2], "annotated_share=0", "weights.overlap=0", "frozen=[segmentation]")
+#: The first training; then what each number of labels has.
+FIRST = Stage("without labels", "", UNLABELED, 4.0)
 STAGES = (
     Stage(BEGUN, "", ALONE, 1.0),
     Stage(APART, BEGUN, ALONE, 0.9),
@@ -60,9 +61,8 @@ def main() -> int:
         print(f"few_labels: no {source}; give --data or set JOINTREGSEG_DATA", file=sys.stderr)
         return 2
     found, trainings = {}, Trainings(f"deepatlas-{arguments.system}", arguments.set)
-    changes, share = FIRST
-    cohort = _cohort(source, arguments, None)
-    first = trainings.train(arguments.output / UNLABELED, cohort, round(arguments.steps * share), changes)
+    cohort, steps = _cohort(source, arguments, None), round(arguments.steps * FIRST.share)
+    first = trainings.train(arguments.output / FIRST.name, cohort, steps, FIRST.changes)
     for labeled in [*arguments.labeled, None]:
         cohort = _cohort(source, arguments, labeled)
         stages = STAGES if labeled is not None else STAGES[:2]

@@ -78,3 +78,23 @@ BOTH = {"fixed_organs": "f.nii.gz", "moving_organs": "m.nii.gz"}
 def test_what_does_not_go_with_organs(options, said):
     with pytest.raises(InputError, match=said):
         register("a.nii.gz", "b.nii.gz", **options)
+
+
+def test_density_tells_how_an_even_lung_expands():
+    k = torch.arange(40.0)
+    inside = torch.zeros(1, 1, *SHAPE)
+    inside[..., 8:32, 12:32, 14:34] = 1
+    known = 1 + 0.4 * torch.cos((k - 7.5) * 2 * torch.pi / 24).view(-1, 1, 1)  # its ends stay where they are
+    noise = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(0))
+    grid = Grid(SHAPE[::-1], np.diag([2.0, 1.2, 1.5, 1.0]))
+    # Of twice the volume in the moving image tissue is half as dense there: fixed mass = moving mass times ratio.
+    volumes = [
+        Volume(torch.where(inside > 0, 1000 * (0.25 * ratio - 1), 40) + 10 * part, grid)
+        for ratio, part in zip((known, torch.ones_like(known)), noise, strict=True)
+    ]
+    found = by_organs(*volumes, [inside, inside], 0, "lncc", 64, torch.device("cpu")).deformation.on(grid)
+    core = (slice(10, 30), slice(14, 30), slice(16, 32))
+    ratio = found.jacobian()[0, 0][core].numpy()
+    truth = np.broadcast_to(known.numpy(), SHAPE)[core]
+    assert np.corrcoef(ratio.ravel(), truth.ravel())[0, 1] > 0.9
+    assert np.ptp(ratio.mean((1, 2))) > 0.4

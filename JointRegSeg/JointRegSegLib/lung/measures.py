@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import InputError
+from ..preprocess import air_share
 from .expansion import Expansion
 
 #: CT numbers below which lung is emphysema at inhale, and traps air at exhale (Galbán et al. 2012).
@@ -148,11 +149,6 @@ def heterogeneity(ventilation: np.ndarray, weights: np.ndarray) -> float:
     """Coefficient of variation of ventilation, weighted as in `relative` (Tzeng et al. 2009)."""
     mean = np.average(ventilation, weights=weights)
     return float(np.sqrt(np.average((ventilation - mean) ** 2, weights=weights)) / abs(mean))
-
-
-def air_share(hu: np.ndarray) -> np.ndarray:
-    """Share of air in a voxel, -HU / 1000 between 0 and 1 (Simon 2000): tissue counts as water."""
-    return np.clip(-np.asarray(hu, float) / 1000, 0, 1)
 
 
 def mass_factor(inhale: np.ndarray, exhale: np.ndarray, volume_ratio: np.ndarray, weights: np.ndarray) -> float:

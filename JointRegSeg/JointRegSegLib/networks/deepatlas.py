@@ -162,10 +162,10 @@ class DeepAtlas(RegistrationNetwork):
 
     def register(self, moving: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
         """Displacements (N, 3, D, H, W) of two (N, C, D, H, W) images; with ``both`` (2 N, …), then the way back."""
-        found = self._look(moving, fixed)
+        n, found = len(moving), self._look(moving, fixed)
         for _ in range(1, self.passes):
-            more = self._look(fields.warp(moving, found[: len(moving)]), fixed)
-            n = len(moving)
+            more = self._look(fields.warp(moving, found[:n]), fixed)
+            # From the fixed image by the later look, then by the earlier; the way back, if any, the other way around.
             found = torch.cat([fields.compose(found[:n], more[:n]), fields.compose(more[n:], found[n:])])
         return found
 
