@@ -11,6 +11,8 @@ import torch
 from JointRegSegLib import fields, files
 from JointRegSegLib.errors import InputError
 from JointRegSegLib.lung.breathing import Breath, breathe, truth
+from JointRegSegLib.lung.expansion import derivative
+from JointRegSegLib.lung.simulation import diseased
 from JointRegSegLib.phantom import breathing_thorax
 from scipy import ndimage
 
@@ -77,6 +79,17 @@ def test_told_ratio_is_the_derivative_of_the_motion(thorax, inhaled):
     missed = np.abs(found - inhaled.volume_ratio)[inner]
     assert np.median(missed) < 0.005 and np.quantile(missed, 0.95) < 0.03
     assert inhaled.volume_ratio[inner].mean() < 0.93
+
+
+def test_stiff_lungs_do_not_tear_at_the_pleura(thorax):
+    """Where lungs slide and tissue beside the pleura is stiff the motion's derivative is the told ratio, too."""
+    _, grid, lungs = thorax
+    breathed = breathe(*thorax, replace(DEEP, sliding=0.3, stiffening=1.0), stiffness=diseased(lungs, grid))
+    inside = torch.from_numpy(breathed.lungs > 0)
+    found = np.linalg.det(derivative(truth(breathed, grid), inside))
+    told = breathed.volume_ratio[inside.numpy()]
+    assert found.min() > 0.5 * told.min() and found.max() < 1.5 * told.max()
+    assert np.corrcoef(found, told)[0, 1] > 0.9
 
 
 def test_truth_carries_the_original_over(thorax, inhaled):

@@ -23,6 +23,8 @@ from .slip import projected
 LATTICE = 4.0
 #: Steps in which the flow within the lungs is followed.
 STEPS = 12
+#: Deviation in voxels of the lattice of the Gaussian that smooths this flow.
+SMOOTHED = 1.0
 #: Width in mm over which the fall of the diaphragm fades toward the wall of the chest, and toward the belly.
 WALL, BELLY = 25.0, 130.0
 
@@ -234,21 +236,26 @@ def _slid(
         region = shown == value
         if not region.any():
             continue
-        flow = projected(region, lattice.spacing, lag, divergence).astype(np.float32)
+        flow = _smoothed(projected(region, lattice.spacing, lag, divergence), region).astype(np.float32)
         inside = own == value
         points, grown = world[:, inside], np.zeros(int(inside.sum()), np.float32)
-        nearest = ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True)
         for _ in range(STEPS):
             middle = points + _read(flow, _at(lattice, points))[::-1] / (2 * STEPS)
             index = _at(lattice, middle)
             points = points + _read(flow, index)[::-1] / STEPS
             grown += _read(divergence[None], index)[0] / STEPS
-        # What the lattice's steps carried over the border comes back to the nearest voxel inside.
-        cell = np.rint(_at(grid, points)).astype(int)
-        for axis, n in enumerate(grid.shape):
-            np.clip(cell[axis], 0, n - 1, out=cell[axis])
-        strayed = ~inside[tuple(cell)]
-        home = nearest[(slice(None), *cell[:, strayed])]
-        points[:, strayed] = grid.to_world(home[::-1].T).T
         out[:, inside], growth[inside] = points, grown
     return out, growth
+
+
+def _smoothed(flow: np.ndarray, region: np.ndarray) -> np.ndarray:
+    """(3, D, H, W) averaged over neighboring voxels within the region; outside it goes on as at the nearest one inside.
+
+    A region's border goes in steps of a voxel. The flow around each step would press the tissue along the pleura
+    together until it folds. What little of the averaged flow crosses the border carries lung no further than a
+    fraction of a voxel.
+    """
+    weight = ndimage.gaussian_filter(region.astype(float), SMOOTHED)
+    averaged = [ndimage.gaussian_filter(c * region, SMOOTHED) / np.maximum(weight, 1e-6) for c in flow]
+    nearest = ndimage.distance_transform_edt(~region, return_distances=False, return_indices=True)
+    return np.stack(averaged)[(slice(None), *nearest)]
