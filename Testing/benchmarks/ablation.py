@@ -10,7 +10,6 @@ who were left out altogether; p is that of Wilcoxon's signed-rank test against t
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,7 +22,7 @@ from JointRegSegLib.deformation import scalar_image
 from JointRegSegLib.geometry import Grid, resample
 from JointRegSegTrainingLib import cohort
 from scipy.stats import wilcoxon
-from trainings import Figures, OutOfTime, Trainings, bundle, call, figures, parser
+from trainings import Figures, OutOfTime, Table, Trainings, bundle, call, figures, parser
 
 BASELINE, SYMMETRY, PRETRAINING, NOISY = "baseline", "+ symmetry", "+ pretraining", "+ noisy labels"
 #: Values of right and left hippocampus in the brains' labels, and size in mm of what is cut out, along L, P and S.
@@ -57,8 +56,7 @@ def main() -> int:
     except OutOfTime:
         print("ablation: the time is up; call it again to go on", file=sys.stderr)
         return 0
-    show(found)
-    (arguments.output / "figures.json").write_text(json.dumps(found, indent=1))
+    table(found).tell(arguments.output / "figures.json", found)
     return 0
 
 
@@ -119,28 +117,30 @@ def with_training(people: Path, rows: list[cohort.Row], path: Path) -> None:
     cohort.write(path, [*rows, *(row for row in cohort.read(people) if row.split != "train")])
 
 
-def show(found: dict[str, Figures]) -> None:
-    """Print the table."""
+def table(found: dict[str, Figures]) -> Table:
+    """Mean figures of each line, beside the one above."""
     steps = list(zip(list(found), list(found)[1:], strict=False))
     values = {name: np.array([row["dice"] for row in rows]) for name, rows in found.items()}
     tests = {name: _p(values[name] - values[before]) for before, name in steps}
     corrected, largest = {}, 0.0
     for rank, name in enumerate(sorted(tests, key=tests.get)):
         corrected[name] = largest = max(largest, min(1.0, tests[name] * (len(tests) - rank)))
-    print(f"{'':<18}{'Dice':>8}{'Dice30':>8}{'HD95':>8}{'std logJ':>10}{'folded %':>10}{'gain':>8}{'p':>9}")
     before = np.array([row["before"] for row in next(iter(found.values()))])
-    print(f"{'unregistered':<18}{before.mean():>8.3f}{metrics.hardest_mean(before, before):>8.3f}")
+    lines = [["unregistered", f"{before.mean():.3f}", f"{metrics.hardest_mean(before, before):.3f}", *5 * [""]]]
     last = None
     for name, rows in found.items():
         mean = {key: float(np.mean([row[key] for row in rows])) for key in ("hd95", "spread", "folded")}
-        hardest = metrics.hardest_mean(values[name], before)
-        line = f"{name:<18}{values[name].mean():>8.3f}{hardest:>8.3f}{mean['hd95']:>8.2f}{mean['spread']:>10.3f}"
-        line += f"{100 * mean['folded']:>10.4f}"
-        if last is not None:
-            line += f"{(values[name] - values[last]).mean():>+8.3f}{corrected[name]:>9.2g}"
-        print(line)
+        line = [name, f"{values[name].mean():.3f}", f"{metrics.hardest_mean(values[name], before):.3f}"]
+        line += [f"{mean['hd95']:.2f}", f"{mean['spread']:.3f}", f"{100 * mean['folded']:.4f}"]
+        gained = "" if last is None else f"{(values[name] - values[last]).mean():+.3f}"
+        lines.append([*line, gained, "" if last is None else f"{corrected[name]:.2g}"])
         last = name
-    print(f"{len(before)} pairs of people who were left out")
+    return Table(
+        "What each part of the symmetric network's training adds: hippocampus",
+        f"{len(before)} pairs of people who were left out; gain and p beside the line above",
+        ["training", "Dice", "Dice30", "HD95, voxels", "spread of log J", "folded, %", "gain", "p"],
+        lines,
+    )
 
 
 def _p(difference: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""Tables and plots of what bench.py measured.
+"""Tables and plots of what bench.py, few_labels.py and ablation.py measured.
 
 Usage: document.py OUTPUT FIGURES.json … writes OUTPUT/README.md and its pictures.
 """
@@ -44,7 +44,10 @@ def main() -> int:
 
 
 def chapter(found: dict, folder: Path) -> list[str]:
-    """One system: its table, its structures, its plot."""
+    """One system: its table, its structures, its plot; or the table of an experiment."""
+    if "columns" in found:
+        table = [found["columns"], ["---"] * len(found["columns"]), *found["rows"]]
+        return [f"## {found['title']}", "", *map(_line, table), "", f"{found['said']}.", ""]
     system, methods, names = found["system"], found["methods"], found["labels"]
     out = [f"## {system.capitalize()}", "", f"{found['said']}, {found['machine']}.", ""]
     titles = ["method", "parameters", "memory, GB", "Dice30", *(title for title, *_ in COLUMNS)]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import csv
+import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from JointRegSegTrainingLib import evaluation, subjects
@@ -20,6 +22,31 @@ Figures = list[dict[str, float]]
 
 class OutOfTime(Exception):
     """The time of `Trainings` is up; called again with the same folder they go on."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """What an experiment found.
+
+    Attributes
+    ----------
+    title, said : str
+        Its heading, and what its figures are of.
+    columns, rows : sequence
+        Names, and as many cells for each row.
+    """
+
+    title: str
+    said: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def tell(self, path: Path, pairs: object) -> None:
+        """Print it, and keep it for document.py, with the figures of each pair."""
+        out = csv.writer(sys.stdout, delimiter="\t", lineterminator="\n")
+        out.writerows([self.columns, *self.rows])
+        print(self.said)
+        path.write_text(json.dumps(asdict(self) | {"pairs": pairs}, indent=1), encoding="utf-8")
 
 
 def parser(text: str, steps: int, meaning: str) -> argparse.ArgumentParser:

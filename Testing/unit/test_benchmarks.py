@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import ablation
 import document
+import few_labels
 import trainings
 from cohorts import COHORTS
 
@@ -109,14 +110,30 @@ def test_trainings_go_on_and_stop_in_time(tmp_path, monkeypatch):
     assert len(called) == 2
 
 
-def test_the_table_of_the_ablation(capsys):
+def test_the_table_of_the_ablation():
     figures = {"before": 0.5, "hd95": 2.0, "spread": 0.1, "folded": 0.0}
     found = {
         name: [figures | {"dice": base + n / 1000} for n in range(10)]
         for name, base in (("baseline", 0.6), ("+ symmetry", 0.7), ("+ pretraining", 0.7))
     }
-    ablation.show(found)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[1].split()[:3] == ["unregistered", "0.500", "0.500"]
-    assert lines[3].split()[-2:] == ["+0.100", "0.0039"]  # 2 / 2**10, times two tests
-    assert lines[4].split()[-2:] == ["+0.000", "1"] and "10 pairs" in lines[-1]
+    table = ablation.table(found)
+    assert all(len(row) == len(table.columns) for row in table.rows) and table.said.startswith("10 pairs")
+    first, _, symmetry, pretraining = table.rows
+    assert first[:3] == ["unregistered", "0.500", "0.500"]
+    assert symmetry[-2:] == ["+0.100", "0.0039"]  # 2 / 2**10, times two tests
+    assert pretraining[-2:] == ["+0.000", "1"]
+
+
+def test_the_table_of_few_labels_gets_into_the_document(tmp_path, capsys):
+    figures = {"before": 0.5, "folded": 0.0}
+    found = {
+        (1, name): [figures | {"dice": base + n / 1000, "segmentation": base} for n in range(11)]
+        for name, base in ((few_labels.APART, 0.6), (few_labels.TOGETHER, 0.7))
+    }
+    few_labels.table("brain", found).tell(tmp_path / "figures.json", [])
+    printed = capsys.readouterr().out.splitlines()
+    apart, together = (line.split("\t") for line in printed[1:3])
+    assert apart == ["1", "apart", "0.605", "", "", "0.600", "", "", "0.0000"]
+    assert together[2:4] == ["0.705", "+0.100"] and float(together[4]) < 1e-3
+    written = document.chapter(json.loads((tmp_path / "figures.json").read_text()), tmp_path)
+    assert written[0] == "## DeepAtlas with few labels: brain" and "| 1 | apart | 0.605 |" in "\n".join(written)
