@@ -40,7 +40,7 @@ class Stage:
 ALONE = ("complete=false", "alternate={}", "annotated_share=0.5")
 UNLABELED = (*ALONE[:2], "annotated_share=0", "weights.overlap=0", "frozen=[segmentation]")
 #: The first training; then what each number of labels has.
-FIRST = Stage("without labels", "", UNLABELED, 4.0)
+FIRST = Stage("without labels", "", UNLABELED, 2.0)
 STAGES = (
     Stage(BEGUN, "", ALONE, 1.0),
     Stage(APART, BEGUN, ALONE, 0.9),
