@@ -30,11 +30,15 @@ class Level:
 
     ``rate`` is the first step of Adam in control voxels. Adam moves every parameter equally far, however weak its
     gradient: on the finest level, where little is left to move, large steps would mostly be noise.
+
+    ``spread`` is the number of passes of a 3³ mean that smooth the parameters: each moves a neighborhood, as a B-spline
+    would.
     """
 
     factor: int
     iterations: int
     rate: float
+    spread: int = 2
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,6 @@ class Objective:
         exponential does not have), and of a change of mass, which is told by `Evidence.tissue` alone.
     margin : float
         Jacobian determinants below this count as folding.
-    spread : int
-        Passes of a 3³ mean that smooth the parameters: each moves a neighborhood, as a B-spline would.
     """
 
     similarity: Similarity = "lncc"
@@ -62,7 +64,6 @@ class Objective:
     folding: float = 10.0
     inverse: float = 0.0
     margin: float = 0.1
-    spread: int = 2
     flat: float = FLAT
     mass: float = 0.0
 
@@ -108,8 +109,8 @@ class Refinement(Objective):
     ----------
     factors : sequence of int
         `Level.factor` of each resolution, one after the other. Each takes all the steps that are asked for.
-    rate : float
-        First step in control voxels.
+    rate, spread : float, int
+        As those of `Level`.
     turn : float
         Degrees by which the images are turned for more of the network's answers to begin with (`views.averaged`); with
         0 it is asked once.
@@ -122,14 +123,14 @@ class Refinement(Objective):
     folding: float = 100.0
     inverse: float = 0.1
     margin: float = 0.3
-    spread: int = 1
     factors: Sequence[int] = (2,)
     rate: float = 0.005
+    spread: int = 1
     turn: float = 0.0
 
     def levels(self, steps: int) -> list[Level]:
         """``steps`` at each resolution."""
-        return [Level(factor, steps, self.rate) for factor in self.factors]
+        return [Level(factor, steps, self.rate, self.spread) for factor in self.factors]
 
 
 #: How many times as long as the finest ones voxels are that count as thick. Where they are a little longer, averaging
@@ -283,7 +284,7 @@ def _descend(
         adam = torch.optim.Adam([parameters], lr=level.rate)
         for iteration in range(level.iterations):
             told(iteration)
-            smooth = motion(_smooth(parameters, objective.spread))
+            smooth = motion(_smooth(parameters, level.spread))
             both = fields.resize(smooth, evidence.images[0].shape[2:])
             both = both if len(both) == 2 else joined(both, evidence.classes)
             loss = joint_objective(both, evidence, objective, smooth)
@@ -293,7 +294,7 @@ def _descend(
             adam.param_groups[0]["lr"] = level.rate * (1 - 0.8 * iteration / level.iterations)
             adam.step()
     told(level.iterations)
-    return _smooth(parameters.detach(), objective.spread)
+    return _smooth(parameters.detach(), level.spread)
 
 
 def joint_objective(both: torch.Tensor, evidence: Evidence, objective: Objective, smooth: torch.Tensor) -> torch.Tensor:

@@ -17,16 +17,19 @@ from .geometry import resample
 from .preprocess import INTENSITIES, air_share, is_ct
 from .progress import Progress, silent
 from .refine import Level, Objective, from_nothing
+from .regularize import without_folds
 from .similarity import Similarity
 
 #: What is looked at of an organ's surroundings, in mm; further away they go on as at the border of it.
 MARGIN = 30.0
 #: HU between which CT is looked at: the inside of lungs, and soft tissue. In one window, lung would be all but flat.
 WINDOWS = ((-1000, 0), (-200, 300))
-#: Steps at each resolution. The last one takes most of the time, and it alone sees the small vessels.
-LEVELS = (Level(4, 40, 0.3), Level(2, 60, 0.3), Level(1, 25, 0.15))
-#: Smoother than without organs: what has to change abruptly does so at their borders. The texture of lung is faint.
-SPREAD, FLAT = 4, 1e-3
+#: Steps at each resolution. The last one takes most of the time, and it alone sees the small vessels. All are smoother
+#: than without organs, since what has to change abruptly does so at their borders; the last one is hardly less smooth
+#: than the one before: its parameters are so many that noise would move each a little, and expansion is told from that.
+LEVELS = (Level(4, 40, 0.3, 4), Level(2, 60, 0.3, 4), Level(1, 25, 0.15, 12))
+#: The texture of lung is faint.
+FLAT = 1e-3
 #: Weight of the mass that lungs keep in CT: it tells of their expansion where there are no vessels to follow.
 MASS = 3.0
 
@@ -74,7 +77,7 @@ def by_organs(
     inside, tissue = ((source[:, part], target[:, part]) for part in (slice(-1, None), slice(-2, -1)))
     coarse, middle, fine = LEVELS
     levels = (coarse, middle, replace(fine, iterations=fine.iterations + refine))
-    objective = Objective(similarity=similarity, overlap=1.0, spread=SPREAD, flat=FLAT, mass=MASS)
+    objective = Objective(similarity=similarity, overlap=1.0, flat=FLAT, mass=MASS)
     images, spacing = (source[:, :-2], target[:, :-2]), lattice.spacing[::-1]
     forward, inverse = from_nothing(
         *images, objective, levels, progress, inside, spacing, tissue=tissue if ct else None
@@ -92,9 +95,8 @@ def _shifted(deformation: Deformation) -> Deformation:
     there = np.linalg.inv(axes) @ np.linalg.inv(shift) @ deformation.affine @ axes
     forth, back = (torch.as_tensor(m[None, :3], dtype=torch.float32) for m in (there, np.linalg.inv(there)))
     begin = fields.then_affine(torch.zeros_like(deformation.inverse), back)
-    return Deformation(
-        grid, fields.then_affine(deformation.displacement, forth), fields.compose(deformation.inverse, begin), shift
-    )
+    ways = fields.then_affine(deformation.displacement, forth), fields.compose(deformation.inverse, begin)
+    return Deformation(grid, *(without_folds(way) for way in ways), shift)
 
 
 def _near(volume: Volume, organ: torch.Tensor, ct: bool) -> Volume:

@@ -53,6 +53,7 @@ def test_both_motions_are_found(slid):
     own, around = _errors(found, organs, fixed.grid)
     assert own < 0.5 and around < 0.5
     np.testing.assert_array_equal(found.deformation.affine[:3, :3], np.eye(3))
+    assert float(found.deformation.jacobian().min()) > 0
     assert float(found.deformation.round_trip().nanmean()) < 0.2  # it cannot be everywhere: the map jumps
     smooth = by_optimization(fixed, moving, 0, "lncc", None, 64, torch.device("cpu"))
     assert max(_errors(smooth, organs, fixed.grid)) > 5 * max(own, around)  # which is what it is for
