@@ -21,28 +21,41 @@ from JointRegSegLib import fields, metrics, models
 from JointRegSegLib.networks import Prediction
 from JointRegSegTrainingLib import cohort, plan, subjects
 from JointRegSegTrainingLib.subjects import Subject
+from trainings import Table
 
 COLUMNS = ("before", "affine", "deformable", "both", "segmentation")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cohort", type=Path, required=True, help="cohort.csv of lung_cohort.py")
     parser.add_argument("--model", nargs="+", default=["lung-breathing"], help="bundles, by name or folder")
     parser.add_argument("--each", action="store_true", help="a line for each pair")
+    parser.add_argument("--output", type=Path, help="keep figures.json in this folder, for document.py")
     arguments = parser.parse_args()
     source = plan.find("lung-breathing")
     made = plan.from_entries(plan.read_entries(source), str(source))
     rows = [row for row in cohort.read(arguments.cohort) if row.labels and not row.subject.startswith("phantom")]
     people = subjects.load(rows, made, arguments.cohort)
+    lines, seconds = [], []
     for name in arguments.model:
-        measure(models.find(name), people, made, arguments.each)
+        bundle = models.find(name)
+        found, took = measure(bundle, people, made, arguments.each)
+        lines += [[bundle.name, *line] for line in found]
+        seconds.append(f"{bundle.name} {took:.2f} s")
+    alone = f"the network alone takes, on {torch.get_num_threads()} CPU threads, {', '.join(seconds)} a pair"
+    said = f"Dice of the lungs in %, mean and deviation over pairs; {alone}"
+    columns = ["network", "pairs of", "people", "pairs", *COLUMNS]
+    table = Table("Affine and deformable part: real lungs", said, columns, lines)
+    if arguments.output:
+        arguments.output.mkdir(parents=True, exist_ok=True)
+    table.tell(arguments.output and arguments.output / "figures.json")
     return 0
 
 
 @torch.inference_mode()
-def measure(bundle: models.Bundle, people: list[Subject], made: plan.Plan, each: bool) -> None:
-    """Print the table of a model."""
+def measure(bundle: models.Bundle, people: list[Subject], made: plan.Plan, each: bool) -> tuple[list[list[str]], float]:
+    """Lines of the table for a model, and the median of its seconds for a pair."""
     network, held_out = models.load(bundle), bundle.manifest["training"]["held_out"]
     groups: dict[tuple[str, str], list[list[float]]] = {}
     seconds = []
@@ -57,16 +70,12 @@ def measure(bundle: models.Bundle, people: list[Subject], made: plan.Plan, each:
             groups.setdefault((kind, seen), []).append(row)
             if each:
                 print(f"{moving.name:>20} to {fixed.name:<20}" + "".join(f"{100 * x:8.2f}" for x in row))
-    print(
-        f"\n{bundle.name}: Dice of the lungs in %, mean and deviation over pairs; {torch.get_num_threads()} threads, "
-    )
-    print(f"{np.median(seconds):.2f} s a pair for the network alone\n")
-    print(f"{'':<32}{'pairs':>6}" + "".join(f"{title:>16}" for title in COLUMNS))
+    lines = []
     for (kind, seen), found in sorted(groups.items()):
-        cells = (
-            f"{100 * m:8.2f} ± {100 * s:5.2f}" for m, s in zip(np.nanmean(found, 0), np.nanstd(found, 0), strict=True)
-        )
-        print(f"{kind + ', ' + seen:<32}{len(found):>6}" + "".join(cells))
+        figures = zip(np.nanmean(found, 0), np.nanstd(found, 0), strict=True)
+        cells = ["" if np.isnan(m) else f"{100 * m:.2f} ± {100 * s:.2f}" for m, s in figures]
+        lines.append([kind, seen, str(len(found)), *cells])
+    return lines, float(np.median(seconds))
 
 
 def overlaps(answer: Prediction, moving: Subject, fixed: Subject, made: plan.Plan) -> list[float] | None:

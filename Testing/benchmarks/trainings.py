@@ -41,12 +41,13 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
 
-    def tell(self, path: Path, pairs: object) -> None:
-        """Print it, and keep it for document.py, with the figures of each pair."""
+    def tell(self, path: Path | None, pairs: object = None) -> None:
+        """Print it; with ``path`` keep it there for document.py, with the figures of each pair."""
         out = csv.writer(sys.stdout, delimiter="\t", lineterminator="\n")
         out.writerows([self.columns, *self.rows])
         print(self.said)
-        path.write_text(json.dumps(asdict(self) | {"pairs": pairs}, indent=1), encoding="utf-8")
+        if path:
+            path.write_text(json.dumps(asdict(self) | {"pairs": pairs}, indent=1), encoding="utf-8")
 
 
 def parser(text: str, steps: int, meaning: str) -> argparse.ArgumentParser:
