@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, fields
+from functools import partial
 
 import pytest
 import torch
 from JointRegSegLib.errors import InputError
-from JointRegSegLib.networks import LinearDeformableNetwork
+from JointRegSegLib.networks import LinearDeformableNetwork, UResNet
 from JointRegSegLib.preprocess import Preprocessing
 from JointRegSegTrainingLib import plan, trainer
 from JointRegSegTrainingLib.augment import Augmentation
@@ -207,11 +208,18 @@ def test_references_need_their_shapes(file):
     assert found.references == Shapes(((1,), (1, 2)), (1, 2, 3))
 
 
-def test_the_published_lung_network_is_the_papers():
-    path = find("lung-published")
+@pytest.mark.parametrize(
+    ("name", "paper", "keys"),
+    [
+        ("lung-published", LinearDeformableNetwork.paper, ("stride", "both", "velocity", "passes", "divisor")),
+        ("uresnet-brain-published", partial(UResNet.paper, classes=4), ("both", "velocity", "passes")),
+    ],
+)
+def test_published_networks_are_the_papers(name, paper, keys):
+    path = find(name)
     with torch.device("meta"):
-        network, paper = trainer.build(from_entries(read_entries(path), str(path))), LinearDeformableNetwork.paper()
-    shapes, published = ({k: v.shape for k, v in n.state_dict().items()} for n in (network, paper))
-    assert shapes == published
-    for key in ("stride", "both", "velocity", "passes", "divisor"):
-        assert getattr(network, key) == getattr(paper, key)
+        network, published = trainer.build(from_entries(read_entries(path), str(path))), paper()
+    shapes = ({k: v.shape for k, v in n.state_dict().items()} for n in (network, published))
+    assert next(shapes) == next(shapes)
+    for key in keys:
+        assert getattr(network, key) == getattr(published, key)
