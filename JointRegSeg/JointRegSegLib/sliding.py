@@ -29,7 +29,7 @@ WINDOWS = ((-1000, 0), (-200, 300))
 #: than the one before: its parameters are so many that noise would move each a little, and expansion is told from that.
 LEVELS = (Level(4, 40, 0.3, 4), Level(2, 60, 0.3, 4), Level(1, 25, 0.15, 12))
 #: The texture of lung is faint.
-FLAT = 1e-3
+FLAT = 2e-4
 #: Weight of the mass that lungs keep in CT: it tells of their expansion where there are no vessels to follow.
 MASS = 3.0
 
