@@ -82,8 +82,9 @@ def by_organs(
     forward, inverse = from_nothing(
         *images, objective, levels, progress, inside, spacing, tissue=tissue if ct else None
     )
-    deformation = _shifted(Deformation(lattice, forward.cpu(), inverse.cpu(), matrix))
-    return Estimate(deformation, "organs", sliding=True)
+    found = _shifted(Deformation(lattice, forward.cpu(), inverse.cpu(), matrix))
+    found = replace(found, displacement=without_folds(found.displacement), inverse=without_folds(found.inverse))
+    return Estimate(found, "organs", sliding=True)
 
 
 def _shifted(deformation: Deformation) -> Deformation:
@@ -95,8 +96,9 @@ def _shifted(deformation: Deformation) -> Deformation:
     there = np.linalg.inv(axes) @ np.linalg.inv(shift) @ deformation.affine @ axes
     forth, back = (torch.as_tensor(m[None, :3], dtype=torch.float32) for m in (there, np.linalg.inv(there)))
     begin = fields.then_affine(torch.zeros_like(deformation.inverse), back)
-    ways = fields.then_affine(deformation.displacement, forth), fields.compose(deformation.inverse, begin)
-    return Deformation(grid, *(without_folds(way) for way in ways), shift)
+    return Deformation(
+        grid, fields.then_affine(deformation.displacement, forth), fields.compose(deformation.inverse, begin), shift
+    )
 
 
 def _near(volume: Volume, organ: torch.Tensor, ct: bool) -> Volume:
