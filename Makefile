@@ -27,8 +27,7 @@ $(OLDER)/ready: $(VENV)/ready
 	@touch $@
 
 test: $(VENV)/ready lint $(if $(filter Darwin,$(shell uname)),,$(OLDER)/ready)
-	$(BIN)/python -m pytest Testing/acceptance --cov --cov-report= --durations=20 # which take the time of what they do
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest Testing/integration -n 2 --dist loadfile --cov --cov-append \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest Testing/acceptance Testing/integration -n 2 --dist loadfile --cov \
 		--cov-report= --durations=20
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest Testing/unit Testing/scene Testing/widget -n 2 --dist loadfile \
 		--cov --cov-append --cov-report=term:skip-covered --cov-fail-under=90 --durations=20

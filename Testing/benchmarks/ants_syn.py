@@ -1,10 +1,10 @@
 """ANTs SyN on the pairs of a CSV. Runs in an environment of its own (antspyx), so it imports nothing of the project.
 
-Usage: ants_syn.py PAIRS.csv OUTPUT. Writes OUTPUT/CASE/warped_labels.nii.gz and OUTPUT/seconds.csv.
+Usage: ants_syn.py PAIRS.csv OUTPUT. Writes OUTPUT/CASE/displacement.nii.gz, affine part included, warped_labels.nii.gz
+where the moving image has labels, and OUTPUT/seconds.csv.
 """
 
 import csv
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -19,19 +19,21 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "seconds.csv").open("w", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["case", "seconds", "displacement"])
+        writer.writerow(["case", "seconds"])
         for pair in pairs:
-            fixed, moving, labels = (ants.image_read(pair[key]) for key in ("fixed", "moving", "moving_labels"))
+            fixed, moving = (ants.image_read(pair[key]) for key in ("fixed", "moving"))
             began = time.perf_counter()
-            found = ants.registration(fixed, moving, "SyN", random_seed=0)
+            found = ants.registration(fixed, moving, "SyN", random_seed=0)["fwdtransforms"]
             seconds = time.perf_counter() - began
-            carried = ants.apply_transforms(fixed, labels, found["fwdtransforms"], interpolator="nearestNeighbor")
             out = folder / pair["case"]
             out.mkdir(exist_ok=True)
-            ants.image_write(carried, str(out / "warped_labels.nii.gz"))
-            warp = next(name for name in found["fwdtransforms"] if name.endswith("Warp.nii.gz"))
-            shutil.copy(warp, out / "displacement.nii.gz")
-            writer.writerow([pair["case"], f"{seconds:.3f}", out / "displacement.nii.gz"])
+            if pair["moving_labels"]:
+                labels = ants.image_read(pair["moving_labels"])
+                carried = ants.apply_transforms(fixed, labels, found, interpolator="nearestNeighbor")
+                ants.image_write(carried, str(out / "warped_labels.nii.gz"))
+            whole = ants.apply_transforms(fixed, moving, found, compose=str(out / "whole"))
+            Path(whole).rename(out / "displacement.nii.gz")
+            writer.writerow([pair["case"], f"{seconds:.3f}"])
             stream.flush()
 
 

@@ -10,6 +10,7 @@ import SimpleITK as sitk
 import torch
 from cohorts import read
 from JointRegSegLib import fields, files, metrics
+from JointRegSegLib.geometry import Grid
 
 Row = dict[str, float]
 
@@ -45,7 +46,10 @@ def score(
                 "seconds": seconds[pair["case"]],
             }
             if (case / "inverse_transform.h5").exists():
-                row["mean_error"], row["max_error"] = there_and_back(case)
+                grid = files.grid_of(image)
+                missed = there_and_back(case, grid, files.grid_of(sitk.ReadImage(pair["moving"])))
+                voxels = np.linalg.norm(missed @ grid.direction / grid.spacing, axis=1)
+                row["mean_error"], row["max_error"] = float(voxels.mean()), float(voxels.max())
             if segmented and (case / "fixed_segmentation.nii.gz").exists():
                 found = sitk.GetArrayFromImage(sitk.ReadImage(str(case / "fixed_segmentation.nii.gz")))
                 own = metrics.dice(found, truth, segmented)
@@ -54,18 +58,16 @@ def score(
     return rows
 
 
-def there_and_back(case: Path) -> tuple[float, float]:
-    """Mean and largest distance in voxels of transform.h5 followed by inverse_transform.h5, inside the image."""
+def there_and_back(case: Path, fixed: Grid, moving: Grid) -> np.ndarray:
+    """What transform.h5 followed by inverse_transform.h5 leaves, in mm (n, 3), where it leads into the moving image."""
     forward, backward = (sitk.ReadTransform(str(case / f"{name}.h5")) for name in ("transform", "inverse_transform"))
-    grid = files.grid_of(sitk.ReadImage(str(case / "warped.nii.gz")))
-    axes = [np.arange(min(2, n // 4), n - min(2, n // 4), max(n // 16, 1), dtype=float) for n in grid.size]
-    errors = []
-    for point in grid.to_world(np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)).tolist():
+    axes = [np.arange(min(2, n // 4), n - min(2, n // 4), max(n // 16, 1), dtype=float) for n in fixed.size]
+    missed = []
+    for point in fixed.to_world(np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)).tolist():
         there = forward.TransformPoint(point)
-        if grid.contains(there):
-            missed = np.subtract(backward.TransformPoint(there), point)
-            errors.append(np.linalg.norm(grid.direction.T @ missed / grid.spacing))
-    return float(np.mean(errors)), float(np.max(errors))
+        if moving.contains(there):
+            missed.append(np.subtract(backward.TransformPoint(there), point))
+    return np.array(missed).reshape(-1, 3)
 
 
 def _mean(values: dict[int, float]) -> float:

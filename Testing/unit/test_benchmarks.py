@@ -18,8 +18,10 @@ from JointRegSegTrainingLib import cohort
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import ablation
+import breaths
 import document
 import few_labels
+import lung_cohort
 import trainings
 from cohorts import COHORTS
 
@@ -137,3 +139,37 @@ def test_the_table_of_few_labels_gets_into_the_document(tmp_path, capsys):
     assert together[2:4] == ["0.705", "+0.100"] and float(together[4]) < 1e-3
     written = document.chapter(json.loads((tmp_path / "figures.json").read_text()), tmp_path)
     assert written[0] == "## DeepAtlas with few labels: brain" and "| 1 | apart | 0.605 |" in "\n".join(written)
+
+
+def test_landmarks_of_sagittal_slices_are_where_a_known_motion_takes_them(tmp_path):
+    """Landmark files count mm along a volume's own axes, which its header does not tell; motion is in LPS mm."""
+    shift = np.array([3.0, -6, 9])  # to the left, to the front and up
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(lung_cohort.SAGITTAL, (3, 3)) * (2, 3, 4)
+    grid = Grid((30, 20, 10), affine)
+    along = np.array([[20.0, 15, 12], [30, 24, 20]])  # to the back, up and to the left
+    points = {"exhMaster": along, "cyc_1_4": along + np.array([-6.0, 9, 3])}
+    for phase, values in points.items():
+        told = "\n".join(" ".join(map(str, row)) for row in values)
+        (tmp_path / f"{phase}LMliver.vtk").write_text(f"DATASET POLYDATA\nPOINTS 2 float\n{told}\n", "ascii")
+    rows = [
+        cohort.Row(tmp_path / f"mri-4d-a-{phase}.nii.gz", None, "mri-4d-a", "test")
+        for phase in ("exhMaster-unmasked", "cyc-1-4")
+    ]
+    drawn = tuple(breaths.landmarks(tmp_path, row) for row in rows)
+    np.testing.assert_allclose(drawn[0][0], grid.to_world((10, 5, 3)))
+    np.testing.assert_allclose(drawn[1] - drawn[0], np.tile(shift, (2, 1)))
+    image = scalar_image(np.zeros(grid.shape, np.float32), grid)
+    for row in rows:
+        sitk.WriteImage(image, str(row.image))
+    field = sitk.GetImageFromArray(np.tile(shift, (*grid.shape, 1)), isVector=True)
+    field.CopyInformation(image)
+    sitk.WriteImage(field, str(tmp_path / "displacement.nii.gz"))
+    pair = breaths.Pair(rows[0], rows[1], drawn)
+    assert breaths.figures(pair, None)[:2] == [f"{np.linalg.norm(shift):.2f}", f"{np.linalg.norm(shift):.1f}"]
+    assert breaths.figures(pair, tmp_path)[:4] == ["0.00", "0.0", "", "0.0000"]
+    back = breaths.figures(breaths.Pair(rows[1], rows[0], drawn[::-1]), tmp_path)
+    assert back[0] == f"{2 * np.linalg.norm(shift):.2f}"
+    for name, way in (("transform", shift), ("inverse_transform", (0.5, 0, 0) - shift)):
+        sitk.WriteTransform(sitk.TranslationTransform(3, [float(x) for x in way]), str(tmp_path / f"{name}.h5"))
+    assert breaths.figures(pair, tmp_path)[4] == "0.500"
