@@ -103,12 +103,18 @@ def _masked_loss(
 
 def shrink_to(image: torch.Tensor, grid: Grid, side: int) -> tuple[torch.Tensor, Grid]:
     """Average over blocks so that the longest extent has about ``side`` voxels, near to isotropic; with its grid."""
-    spacing = float(grid.extent.max()) / side
-    factors = np.maximum(1, np.round(spacing / grid.spacing)).astype(int)
-    factors = np.minimum(factors, grid.size)
-    kernel = factors[::-1].tolist()
-    small = F.avg_pool3d(image, kernel, kernel, ceil_mode=True, count_include_pad=False)
-    return small, grid.strided(factors)
+    return _shrunk(image, grid, _blocks(grid, float(grid.extent.max()) / side))
+
+
+def shrink_within(image: torch.Tensor, grid: Grid, voxels: int) -> tuple[torch.Tensor, Grid]:
+    """Average over blocks, near to isotropic, as small as leave ``voxels`` voxels or fewer; with its grid.
+
+    Thick slices are few: measured by its longest side an image of them would be coarser than it has to be.
+    """
+    length = float(grid.spacing.min())
+    while np.prod(-(-np.array(grid.size) // _blocks(grid, length))) > voxels:
+        length *= 1.1
+    return _shrunk(image, grid, _blocks(grid, length))
 
 
 def shrink_as(image: torch.Tensor, grid: Grid, lattice: Grid) -> tuple[torch.Tensor, Grid]:
@@ -118,3 +124,13 @@ def shrink_as(image: torch.Tensor, grid: Grid, lattice: Grid) -> tuple[torch.Ten
     """
     side = round(float(grid.extent.max() / lattice.spacing.min()))
     return shrink_to(image, grid, max(side, 2))
+
+
+def _blocks(grid: Grid, length: float) -> np.ndarray:
+    """Voxels along i, j, k whose block is nearest to a cube of so many mm."""
+    return np.clip(np.round(length / grid.spacing).astype(int), 1, grid.size)
+
+
+def _shrunk(image: torch.Tensor, grid: Grid, blocks: np.ndarray) -> tuple[torch.Tensor, Grid]:
+    kernel = blocks[::-1].tolist()
+    return F.avg_pool3d(image, kernel, kernel, ceil_mode=True, count_include_pad=False), grid.strided(blocks)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from . import fields
-from .affine import register_affine, shrink_as, shrink_to
+from .affine import register_affine, shrink_as, shrink_within
 from .deformation import Deformation
 from .errors import InputError
 from .geometry import Grid, resample
@@ -22,6 +22,8 @@ from .views import averaged
 #: `generic` spends at most 40 steps at full resolution on a lattice of so many voxels, fewer on a larger one: they cost
 #: most, and matter for small structures only.
 GENERIC_VOXELS = 150_000
+#: Of `generic`, a little less than of organs that slide by themselves: brains, and livers that move far, need that.
+SMOOTHNESS = 0.2
 #: Of an affine map, the share of its volume to which it brings the fixed image, below which nothing can be right.
 COLLAPSED = 1e-3
 
@@ -150,7 +152,7 @@ def by_optimization(
 ) -> Estimate:
     """`generic`: affine, then a diffeomorphism, from the images alone; ``refine`` adds steps at full resolution.
 
-    ``side`` is the longest side of the lattice in voxels.
+    The lattice has as many voxels as a cube of ``side`` of them at most.
 
     Raises
     ------
@@ -163,7 +165,7 @@ def by_optimization(
     if alignment == "center":
         start[:3, 3] = moving.grid.center - fixed.grid.center
     zscore = INTENSITIES["zscore"]
-    small_fixed, lattice = shrink_to(*_foreground(fixed), side)
+    small_fixed, lattice = shrink_within(*_foreground(fixed), side**3)
     small_moving, moving_lattice = shrink_as(moving.values, moving.grid, lattice)
     small_fixed, small_moving = (zscore(x, x).to(device) for x in (small_fixed, small_moving))
     matrix = register_affine(small_moving, moving_lattice, small_fixed, lattice, start, similarity, progress)
@@ -174,7 +176,7 @@ def by_optimization(
     carried = resample(small_moving, moving_lattice, lattice, matrix)
     fine = min(40, 40 * GENERIC_VOXELS // lattice.voxels)
     levels = (Level(4, 30, 0.3), Level(2, 40, 0.3), Level(1, fine + refine, 0.1))
-    objective, spacing = Objective(similarity=similarity), lattice.spacing[::-1]
+    objective, spacing = Objective(similarity=similarity, smoothness=SMOOTHNESS), lattice.spacing[::-1]
     known = resample(torch.ones_like(small_moving), moving_lattice, lattice, matrix, fill=0)
     forward, inverse = from_nothing(
         carried, small_fixed, objective, levels, progress, spacing=spacing, known=known.to(device)

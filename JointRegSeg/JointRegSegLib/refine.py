@@ -38,7 +38,7 @@ class Level:
     factor: int
     iterations: int
     rate: float
-    spread: int = 2
+    spread: int = 1
 
 
 @dataclass(frozen=True)

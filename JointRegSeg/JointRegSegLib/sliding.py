@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from . import fields
-from .affine import register_affine, shrink_as, shrink_to
+from .affine import register_affine, shrink_as, shrink_within
 from .deformation import Deformation
 from .errors import InputError
 from .estimate import Estimate, Volume
@@ -53,7 +53,7 @@ def by_organs(
     organs : sequence of torch.Tensor
         (1, 1, D, H, W) label maps on the lattices of the fixed and of the moving image; all that is not 0 counts alike.
     side : int
-        Longest side of the working lattice in voxels.
+        Of a cube that has as many voxels as the working lattice at most.
 
     Raises
     ------
@@ -66,7 +66,7 @@ def by_organs(
             raise InputError(f"the label map of the {name} image's organs is empty")
     ct = all(is_ct(volume.values.numpy()) for volume in (fixed, moving))
     still, moved = (_near(v, labels > 0, ct) for v, labels in zip((fixed, moving), organs, strict=True))
-    target, lattice = shrink_to(still.values, still.grid, side)
+    target, lattice = shrink_within(still.values, still.grid, side**3)
     source, partner = shrink_as(moved.values, moved.grid, lattice)
     start = np.eye(4)
     start[:3, 3] = moved.grid.center - still.grid.center

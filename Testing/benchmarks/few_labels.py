@@ -43,9 +43,9 @@ UNLABELED = (*ALONE[:2], "annotated_share=0", "weights.overlap=0", "frozen=[segm
 FIRST = Stage("without labels", "", UNLABELED, 2.0)
 STAGES = (
     Stage(BEGUN, "", ALONE, 1.0),
-    Stage(APART, BEGUN, ALONE, 0.9),
-    Stage(TAUGHT, BEGUN, ("alternate={}", "frozen=[registration]"), 0.45),
-    Stage(TOGETHER, TAUGHT, ("alternate={segmentation: 1, registration: 2}",), 1.35),
+    Stage(APART, BEGUN, ALONE, 1.8),
+    Stage(TAUGHT, BEGUN, ("alternate={}", "frozen=[registration]"), 0.9),
+    Stage(TOGETHER, TAUGHT, ("alternate={segmentation: 1, registration: 2}",), 2.7),
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from JointRegSegLib import fields
-from JointRegSegLib.affine import shrink_as, shrink_to
+from JointRegSegLib.affine import shrink_as, shrink_within
 from JointRegSegLib.geometry import Grid
 from JointRegSegLib.refine import Level, Objective, from_nothing
 from scipy import ndimage
@@ -43,7 +43,18 @@ def test_the_unit_of_the_spacing_does_not_count():
 def test_both_images_are_equally_sharp_within_slices():
     oblique = np.linalg.qr(np.random.default_rng(1).standard_normal((3, 3)))[0]
     image, grid = torch.rand(1, 1, 12, 60, 60), Grid.from_geometry((60, 60, 12), (1.0, 1.0, 4.0), (5, -3, 2), oblique)
-    _, lattice = shrink_to(image, grid, 30)
+    _, lattice = shrink_within(image, grid, 30 * 30 * 12)
     assert lattice.size == (30, 30, 12)
     _, other = shrink_as(image, grid, lattice)
     assert np.allclose(other.spacing, lattice.spacing)
+
+
+def test_the_lattice_is_as_fine_as_so_many_voxels_allow():
+    """Thick slices are few, so that within them nothing has to be averaged."""
+    grid = Grid.from_geometry((60, 50, 12), (1.0, 1.0, 4.0), (5, -3, 2), np.eye(3))
+    image = torch.rand(1, 1, 12, 50, 60)
+    for voxels, size in ((36000, (60, 50, 12)), (35999, (30, 25, 12)), (8999, (20, 17, 12)), (3000, (15, 13, 12))):
+        small, lattice = shrink_within(image, grid, voxels)
+        assert lattice.size == size and small.shape[2:] == size[::-1]
+        np.testing.assert_allclose(lattice.extent[2], grid.extent[2])
+    assert shrink_within(image, grid, 1)[1].size == (1, 1, 1)
