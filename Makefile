@@ -27,8 +27,8 @@ $(OLDER)/ready: $(VENV)/ready
 	@touch $@
 
 test: $(VENV)/ready lint $(if $(filter Darwin,$(shell uname)),,$(OLDER)/ready)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest Testing/acceptance Testing/integration -n 2 --dist loadfile --cov \
-		--cov-report= --durations=20
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest Testing/acceptance Testing/integration -n 2 --dist loadfile \
+		--no-loadscope-reorder --cov --cov-report= --durations=20 # the longest come first
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest Testing/unit Testing/scene Testing/widget -n 2 --dist loadfile \
 		--cov --cov-append --cov-report=term:skip-covered --cov-fail-under=90 --durations=20
 	test ! -e $(OLDER)/ready || PYTHONPATH=$(CURDIR)/$(OLDER) $(BIN)/python -m pytest Testing/scene \
@@ -41,6 +41,7 @@ lint: $(VENV)/ready
 bench: $(VENV)/ready
 	for system in $$($(BIN)/python Testing/benchmarks/bench.py --list); do \
 		$(BIN)/python Testing/benchmarks/bench.py --system $$system --output bench/$$system || exit 1; done
+	$(BIN)/python Testing/benchmarks/breaths.py --output bench/breaths
 	$(BIN)/python Testing/benchmarks/document.py Resources/Benchmarks bench/*/figures.json
 	$(BIN)/python Testing/benchmarks/known_affine.py
 	$(BIN)/python Testing/benchmarks/large_ct.py

@@ -106,15 +106,12 @@ def shrink_to(image: torch.Tensor, grid: Grid, side: int) -> tuple[torch.Tensor,
     return _shrunk(image, grid, _blocks(grid, float(grid.extent.max()) / side))
 
 
-def shrink_within(image: torch.Tensor, grid: Grid, voxels: int) -> tuple[torch.Tensor, Grid]:
-    """Average over blocks, near to isotropic, as small as leave ``voxels`` voxels or fewer; with its grid.
-
-    Thick slices are few: measured by its longest side an image of them would be coarser than it has to be.
-    """
-    length = float(grid.spacing.min())
-    while np.prod(-(-np.array(grid.size) // _blocks(grid, length))) > voxels:
+def shrink_within(image: torch.Tensor, grid: Grid, side: int) -> tuple[torch.Tensor, Grid]:
+    """As `shrink_to`, but finer where no more than ``side``³ voxels remain: thick slices are few."""
+    coarsest, length = float(grid.extent.max()) / side, float(grid.spacing.min())
+    while length < coarsest and np.prod(-(-np.array(grid.size) // _blocks(grid, length))) > side**3:
         length *= 1.1
-    return _shrunk(image, grid, _blocks(grid, length))
+    return _shrunk(image, grid, _blocks(grid, min(length, coarsest)))
 
 
 def shrink_as(image: torch.Tensor, grid: Grid, lattice: Grid) -> tuple[torch.Tensor, Grid]:

@@ -14,7 +14,7 @@ from . import __version__
 from .errors import InputError, ModelError
 
 GENERIC = "generic"
-#: `generic` by default compares images of as many voxels as a cube of this side has, at most.
+#: Longest side, in voxels, of the images that `generic` compares by default; see `affine.shrink_within`.
 WORKING_SIZE = 112
 #: What `generic` says about itself, where bundles have a manifest.
 GENERIC_ENTRY = {

@@ -41,7 +41,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--similarity", choices=("lncc", "mse", "mi"), default="lncc", help="mi for two modalities")
     parser.add_argument("--align", choices=("world", "center"), help="begin as they lie in space, or middle on middle")
     parser.add_argument("--fill", type=float, metavar="VALUE", help="value for NaN and infinite voxels")
-    parser.add_argument("--working-size", type=int, metavar="N", help="generic's lattice has N³ voxels at most")
+    parser.add_argument("--working-size", type=int, metavar="N", help="longest side of generic's lattice, in voxels")
     parser.add_argument("--device", choices=CHOICES, default="auto", help=DEVICE)
     parser.add_argument("--seed", type=int, default=0, help="of random numbers: the same one gives the same result")
     parser.add_argument("--overwrite", action="store_true", help="replace results that exist")

@@ -22,7 +22,7 @@ from .views import averaged
 #: `generic` spends at most 40 steps at full resolution on a lattice of so many voxels, fewer on a larger one: they cost
 #: most, and matter for small structures only.
 GENERIC_VOXELS = 150_000
-#: Of `generic`, a little less than of organs that slide by themselves: brains, and livers that move far, need that.
+#: `Objective.smoothness` of `generic`: less than where organs slide, for brains, and livers that move far, need less.
 SMOOTHNESS = 0.2
 #: Of an affine map, the share of its volume to which it brings the fixed image, below which nothing can be right.
 COLLAPSED = 1e-3
@@ -152,7 +152,7 @@ def by_optimization(
 ) -> Estimate:
     """`generic`: affine, then a diffeomorphism, from the images alone; ``refine`` adds steps at full resolution.
 
-    The lattice has as many voxels as a cube of ``side`` of them at most.
+    ``side`` is the longest side of the lattice in voxels, which is finer where ``side``³ voxels are enough for that.
 
     Raises
     ------
@@ -165,7 +165,7 @@ def by_optimization(
     if alignment == "center":
         start[:3, 3] = moving.grid.center - fixed.grid.center
     zscore = INTENSITIES["zscore"]
-    small_fixed, lattice = shrink_within(*_foreground(fixed), side**3)
+    small_fixed, lattice = shrink_within(*_foreground(fixed), side)
     small_moving, moving_lattice = shrink_as(moving.values, moving.grid, lattice)
     small_fixed, small_moving = (zscore(x, x).to(device) for x in (small_fixed, small_moving))
     matrix = register_affine(small_moving, moving_lattice, small_fixed, lattice, start, similarity, progress)

@@ -83,8 +83,8 @@ def register_and_segment(
     fill : float, optional
         Replaces NaN and infinite voxels.
     working_size : int, optional
-        The lattice on which `generic` compares the images has as many voxels as a cube of this side at most, by default
-        of `catalog.WORKING_SIZE` voxels; a network has a lattice of its own.
+        Longest side, in voxels, of the lattice on which `generic` compares the images, `catalog.WORKING_SIZE` by
+        default; finer where so many voxels cubed are enough for that. A network has a lattice of its own.
     device_name : 'auto', 'cpu' or 'cuda'
         Where to compute; 'auto' takes a GPU if there is one, and the CPU if its memory does not suffice.
     seed : int

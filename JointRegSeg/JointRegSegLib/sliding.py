@@ -53,7 +53,7 @@ def by_organs(
     organs : sequence of torch.Tensor
         (1, 1, D, H, W) label maps on the lattices of the fixed and of the moving image; all that is not 0 counts alike.
     side : int
-        Of a cube that has as many voxels as the working lattice at most.
+        Longest side of the working lattice in voxels, as for `estimate.by_optimization`.
 
     Raises
     ------
@@ -66,7 +66,7 @@ def by_organs(
             raise InputError(f"the label map of the {name} image's organs is empty")
     ct = all(is_ct(volume.values.numpy()) for volume in (fixed, moving))
     still, moved = (_near(v, labels > 0, ct) for v, labels in zip((fixed, moving), organs, strict=True))
-    target, lattice = shrink_within(still.values, still.grid, side**3)
+    target, lattice = shrink_within(still.values, still.grid, side)
     source, partner = shrink_as(moved.values, moved.grid, lattice)
     start = np.eye(4)
     start[:3, 3] = moved.grid.center - still.grid.center

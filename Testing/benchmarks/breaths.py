@@ -132,17 +132,7 @@ def measured(pairs: list[Pair], folder: Path, wanted: list[str] | None = None) -
                 lines.append(["", name, *figures(pair, place / pair.name), f"{seconds[pair.name]:.1f}"])
     said = f"landmarks and lungs of {len(pairs)} pairs; seconds are the estimation's, on {torch.get_num_threads()} CPU "
     said += "threads, or, of the others, the whole registration's"
-    columns = [
-        "pair",
-        "method",
-        "landmarks, mm",
-        "worst, mm",
-        "lungs, Dice",
-        "folded, %",
-        "there and back, mm",
-        "seconds",
-    ]
-    return Table("Lungs and livers that breathe", said, columns, lines)
+    return Table("Lungs and livers that breathe", said, ["pair", "method", *FIGURES, "seconds"], lines)
 
 
 def write(pairs: list[Pair], path: Path, slide: bool = False) -> Path:
@@ -193,7 +183,7 @@ def figures(pair: Pair, case: Path | None) -> list[str]:
 
 
 def moved(field: sitk.Image, points: np.ndarray) -> np.ndarray:
-    """Displacement in mm at points within the fixed image."""
+    """Displacement at points (n, 3) within the fixed image, both in LPS mm; it leads to the moving image."""
     transform = sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64))
     return np.array([transform.TransformPoint(point) for point in points.tolist()]) - points
 

@@ -43,7 +43,7 @@ def test_the_unit_of_the_spacing_does_not_count():
 def test_both_images_are_equally_sharp_within_slices():
     oblique = np.linalg.qr(np.random.default_rng(1).standard_normal((3, 3)))[0]
     image, grid = torch.rand(1, 1, 12, 60, 60), Grid.from_geometry((60, 60, 12), (1.0, 1.0, 4.0), (5, -3, 2), oblique)
-    _, lattice = shrink_within(image, grid, 30 * 30 * 12)
+    _, lattice = shrink_within(image, grid, 30)
     assert lattice.size == (30, 30, 12)
     _, other = shrink_as(image, grid, lattice)
     assert np.allclose(other.spacing, lattice.spacing)
@@ -53,8 +53,9 @@ def test_the_lattice_is_as_fine_as_so_many_voxels_allow():
     """Thick slices are few, so that within them nothing has to be averaged."""
     grid = Grid.from_geometry((60, 50, 12), (1.0, 1.0, 4.0), (5, -3, 2), np.eye(3))
     image = torch.rand(1, 1, 12, 50, 60)
-    for voxels, size in ((36000, (60, 50, 12)), (35999, (30, 25, 12)), (8999, (20, 17, 12)), (3000, (15, 13, 12))):
-        small, lattice = shrink_within(image, grid, voxels)
+    for side, size in ((34, (60, 50, 12)), (33, (30, 25, 12)), (21, (30, 25, 12)), (20, (20, 17, 12))):
+        small, lattice = shrink_within(image, grid, side)
         assert lattice.size == size and small.shape[2:] == size[::-1]
         np.testing.assert_allclose(lattice.extent[2], grid.extent[2])
-    assert shrink_within(image, grid, 1)[1].size == (1, 1, 1)
+    cube = Grid.from_geometry((20, 18, 12), (2.0, 2.1, 3.0), (0, 0, 0), np.eye(3))
+    assert shrink_within(torch.rand(1, 1, 12, 18, 20), cube, 16)[1].size == cube.size  # no coarser than by its side
