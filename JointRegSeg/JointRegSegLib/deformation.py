@@ -68,6 +68,14 @@ class Deformation:
 
         return replace(self, grid=grid, displacement=carried(self.displacement), inverse=carried(self.inverse))
 
+    def after(self, displacement: torch.Tensor, inverse: torch.Tensor) -> Deformation:
+        """The map that moves by a further displacement first, then as this one; both (1, 3, D, H, W) as its own are."""
+        return replace(
+            self,
+            displacement=fields.compose(self.displacement, displacement),
+            inverse=fields.compose(inverse, self.inverse),
+        )
+
     def inverted(self, iterations: int = 100) -> Deformation:
         """With ``inverse`` computed anew from ``displacement``, starting from the one it has."""
         inverse = fields.invert(self.displacement, self.inverse, iterations, tolerance=0.01)

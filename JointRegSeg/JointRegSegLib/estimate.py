@@ -11,17 +11,17 @@ from . import fields
 from .affine import register_affine, shrink_as, shrink_within
 from .deformation import Deformation
 from .errors import InputError
-from .geometry import Grid, resample
+from .geometry import Grid
 from .models import Bundle, load
 from .preprocess import INTENSITIES
 from .progress import Progress, silent, tell
-from .refine import Level, Objective, Refinement, from_network, from_nothing
+from .refine import Level, Objective, Refinement, from_network, from_nothing, likest
 from .similarity import Similarity
 from .views import averaged
 
-#: `generic` spends at most 40 steps at full resolution on a lattice of so many voxels, fewer on a larger one: they cost
-#: most, and matter for small structures only.
-GENERIC_VOXELS = 150_000
+#: Steps that `generic` spends at full resolution on a lattice of so many voxels, or fewer; on a larger one they are
+#: fewer, in proportion: they cost most, and matter for small structures only.
+STEPS, GENERIC_VOXELS = 40, 150_000
 #: `Objective.smoothness` of `generic`: less than where organs slide, for brains, and livers that move far, need less.
 SMOOTHNESS = 0.2
 #: Of an affine map, the share of its volume to which it brings the fixed image, below which nothing can be right.
@@ -62,10 +62,13 @@ def by_model(
     refine: int,
     similarity: Similarity,
     align: str | None,
+    side: int,
     device: torch.device,
     progress: Progress = silent,
 ) -> Estimate:
     """One pass of a bundle's network, then ``refine`` steps of optimization.
+
+    ``side`` is that of `by_optimization`, for bundles whose refinement is `Refinement.anew`.
 
     Raises
     ------
@@ -87,7 +90,7 @@ def by_model(
         inputs["moving"] = preprocessing.apply(moving.values, moving.grid, partner)
     else:
         inputs["moving"], partner = preprocessing.seen(moving.values, moving.grid, axes=fixed.grid)
-    initial = partner.array_affine @ np.linalg.inv(lattice.array_affine)
+    begin = initial = partner.array_affine @ np.linalg.inv(lattice.array_affine)
     objective = Refinement(similarity=similarity, **bundle.manifest["refinement"])
     with torch.inference_mode():
         images = inputs["moving"].to(device), inputs["fixed"].to(device)
@@ -116,7 +119,7 @@ def by_model(
             # A network that segments the moving image alone: the fixed one's is what it carries over.
             probabilities["fixed"] = fields.warp(probabilities["moving"], answer.there)
     tell(progress, "network", 1.0)
-    if refine:
+    if refine and not objective.anew:
         classes = {k: None if v is None else v[:, 1:].clone() for k, v in probabilities.items()}
         if answer.affine is not None and classes["moving"] is not None:
             classes["moving"] = fields.warp(classes["moving"], linear)
@@ -130,8 +133,16 @@ def by_model(
             classes["fixed"],
             progress,
         )
+    found = Deformation(lattice, forward.float().cpu().clone(), backward.float().cpu().clone(), initial)
+    if refine and objective.anew:
+
+        def told(stage: str, fraction: float) -> bool | None:
+            begun, share = {"affine": (0.0, 0.2), "deformation": (0.2, 0.8)}[stage]
+            return progress("refining", begun + share * fraction)
+
+        found = _optimized(fixed, moving, begin, refine, 0, similarity, side, device, told, found)
     return Estimate(
-        Deformation(lattice, forward.float().cpu().clone(), backward.float().cpu().clone(), initial),
+        found,
         preprocessing.alignment,
         lattice,
         partner,
@@ -164,24 +175,44 @@ def by_optimization(
     start = np.eye(4)
     if alignment == "center":
         start[:3, 3] = moving.grid.center - fixed.grid.center
+    return Estimate(_optimized(fixed, moving, start, STEPS, refine, similarity, side, device, progress), alignment)
+
+
+def _optimized(
+    fixed: Volume,
+    moving: Volume,
+    start: np.ndarray,
+    steps: int,
+    more: int,
+    similarity: Similarity,
+    side: int,
+    device: torch.device,
+    progress: Progress,
+    other: Deformation | None = None,
+) -> Deformation:
+    """What `by_optimization` finds from the (4, 4) matrix ``start``, or from ``other`` where the images prefer that.
+
+    At full resolution ``steps`` are made on a small lattice, fewer on a larger one, and so many ``more`` on any.
+    """
     zscore = INTENSITIES["zscore"]
     small_fixed, lattice = shrink_within(*_foreground(fixed), side)
     small_moving, moving_lattice = shrink_as(moving.values, moving.grid, lattice)
-    small_fixed, small_moving = (zscore(x, x).to(device) for x in (small_fixed, small_moving))
-    matrix = register_affine(small_moving, moving_lattice, small_fixed, lattice, start, similarity, progress)
+    target, small_moving = (zscore(x, x).to(device) for x in (small_fixed, small_moving))
+    matrix = register_affine(small_moving, moving_lattice, target, lattice, start, similarity, progress)
     if abs(np.linalg.det(matrix[:3, :3])) < COLLAPSED:
         raise InputError(
             "the images have too little in common: the affine map shrank one of them to nothing; check the pair"
         )
-    carried = resample(small_moving, moving_lattice, lattice, matrix)
-    fine = min(40, 40 * GENERIC_VOXELS // lattice.voxels)
-    levels = (Level(4, 30, 0.3), Level(2, 40, 0.3), Level(1, fine + refine, 0.1))
+    starts = [Deformation.identity(lattice, matrix)] + ([] if other is None else [other.on(lattice)])
+    views = (small_moving.cpu(), None), (torch.ones(small_moving.shape), 0.0)
+    carried = [[s.warp(view, moving_lattice, fill=fill).to(device) for view, fill in views] for s in starts]
     objective, spacing = Objective(similarity=similarity, smoothness=SMOOTHNESS), lattice.spacing[::-1]
-    known = resample(torch.ones_like(small_moving), moving_lattice, lattice, matrix, fill=0)
-    forward, inverse = from_nothing(
-        carried, small_fixed, objective, levels, progress, spacing=spacing, known=known.to(device)
-    )
-    return Estimate(Deformation(lattice, forward.cpu(), inverse.cpu(), matrix), alignment)
+    fine = min(steps, steps * GENERIC_VOXELS // lattice.voxels) + more
+    levels = (Level(4, 30, 0.3), Level(2, 40, 0.3), Level(1, fine, 0.1))
+    best = 0 if other is None else likest(carried, target, objective, levels[0], spacing)
+    image, known = carried[best]
+    forward, inverse = from_nothing(image, target, objective, levels, progress, spacing=spacing, known=known)
+    return starts[best].after(forward.cpu(), inverse.cpu())
 
 
 def _foreground(volume: Volume, margin: int = 4) -> tuple[torch.Tensor, Grid]:

@@ -269,7 +269,7 @@ def _estimate(
             return by_organs(*volumes, organs, refine, similarity, side, where, progress)
         if bundle is None:
             return by_optimization(*volumes, refine, similarity, align, side, where, progress)
-        return by_model(bundle, *volumes, refine, similarity, align, where, progress)
+        return by_model(bundle, *volumes, refine, similarity, align, side, where, progress)
 
     try:
         return attempt(chosen), chosen

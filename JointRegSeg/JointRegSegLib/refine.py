@@ -114,6 +114,10 @@ class Refinement(Objective):
     turn : float
         Degrees by which the images are turned for more of the network's answers to begin with (`views.averaged`); with
         0 it is asked once.
+    anew : bool
+        Whether to optimize as `generic` does, on its lattice, from the network's answer or from an affine map: that
+        from which the images come to be more alike. Nothing else but ``turn`` counts then, and the steps asked for are
+        those of a small lattice, see `estimate.STEPS`. For networks that see much less than the images show.
     """
 
     window: int = 3
@@ -127,6 +131,7 @@ class Refinement(Objective):
     rate: float = 0.005
     spread: int = 1
     turn: float = 0.0
+    anew: bool = False
 
     def levels(self, steps: int) -> list[Level]:
         """``steps`` at each resolution."""
@@ -193,6 +198,31 @@ def from_nothing(
         # A voxel is of one of them: half of either motion would be neither.
         both = joined(smooth, None if regions is None else [(region > 0.5).to(smooth) for region in regions])
         return both[:1], both[1:]
+
+
+def likest(
+    carried: Sequence[Sequence[torch.Tensor]],
+    fixed: torch.Tensor,
+    objective: Objective,
+    level: Level,
+    spacing: Sequence[float],
+) -> int:
+    """Which of several (1, C, D, H, W) moving images, each with its ``known``, comes to be most like ``fixed``.
+
+    Each is fitted at one coarse ``level``, for some are nearer to begin with and lead nowhere; see `from_nothing`. They
+    are compared where all of them are known, and none counts that looks past most of what another one sees.
+    """
+    shares = [float(known.mean()) for _, known in carried]
+    usable = [n for n, share in enumerate(shares) if share >= max(shares) / 2]
+    shared, scores = torch.cat([carried[n][1] for n in usable]).amin(0, keepdim=True), {}
+    for n in usable:
+        moving, known = carried[n]
+        both = torch.cat(from_nothing(moving, fixed, objective, [level], spacing=spacing, known=known))
+        evidence = Evidence([moving, fixed], known=shared).shrunk(_blocks(level.factor, spacing))
+        both = fields.resize(both, evidence.images[0].shape[2:])
+        with torch.no_grad():
+            scores[n] = float(joint_objective(both, evidence, objective, both))
+    return min(usable, key=scores.__getitem__)
 
 
 def joined(smooth: torch.Tensor, regions: Sequence[torch.Tensor] | None) -> torch.Tensor:

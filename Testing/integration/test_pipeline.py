@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from JointRegSegLib import affine, estimate, files, pipeline, register
+from JointRegSegLib import affine, estimate, files, models, pipeline, register
 from JointRegSegLib.errors import Canceled, InputError
 from JointRegSegLib.refine import Level
 from samples import array, through, voxel_centers
@@ -26,6 +29,15 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimate, "Level", lambda factor, iterations, rate: Level(factor, min(iterations, 3), rate))
     schedule = ((12, 4, True), (16, 3, False))
     monkeypatch.setattr(estimate, "register_affine", partial(affine.register_affine, schedule=schedule))
+
+
+@pytest.fixture
+def anew(bundle, tmp_path) -> Path:
+    """The tiny model, refined as `generic` registers."""
+    folder = shutil.copytree(bundle.folder, tmp_path / "anew")
+    manifest = {**bundle.manifest, "refinement": {"anew": True}}
+    (folder / "model.json").write_text(json.dumps(manifest), encoding="utf-8")
+    return folder
 
 
 def same(a, b) -> bool:
@@ -81,10 +93,11 @@ def test_storage_order_does_not_matter(installed, pair):
     [
         ("generic", 0, ["reading", "affine", "deformation", "resampling", "checking"]),
         ("tiny-blobs", 5, ["reading", "network", "refining", "resampling", "checking"]),
+        ("anew", 5, ["reading", "network", "refining", "resampling", "checking"]),
     ],
 )
-def test_progress_rises(installed, pair, quick, tmp_path, model, refine, stages):
-    told = []
+def test_progress_rises(installed, anew, pair, quick, tmp_path, model, refine, stages):
+    told, model = [], anew if model == "anew" else model
 
     def listen(stage: str, fraction: float) -> None:
         told.append((stage, fraction))
@@ -155,6 +168,34 @@ def test_a_full_main_memory_is_no_reason_to_try_again(installed, pair, monkeypat
     monkeypatch.setattr(pipeline, "by_model", full)
     with pytest.raises(torch.OutOfMemoryError):
         register(pair["fixed"], pair["moving"], "tiny-blobs", device_name="cpu")
+
+
+@pytest.mark.parametrize("better", ["affine", "network"])
+def test_refined_anew_from_what_is_better(anew, pair, quick, monkeypatch, better):
+    """From a network that leads astray, as without it; where the affine map does, on from the network's answer."""
+    generic = register(pair["fixed"], pair["moving"], "generic", align="center").deformation
+    astray = 3 * torch.randn(1, 3, 3, 3, 3, generator=torch.Generator().manual_seed(1))
+
+    def answered(self, moving, fixed):
+        u = torch.nn.functional.interpolate(astray, size=fixed.shape[2:], mode="trilinear", align_corners=True)
+        return replace(told(self, moving, fixed), affine=None, forward=u, backward=-u)
+
+    network = type(models.load(models.open_bundle(anew)))
+    told = network.infer
+    if better == "affine":
+        monkeypatch.setattr(network, "infer", answered)
+    else:
+        monkeypatch.setattr(estimate, "register_affine", lambda *a: np.diag([0.4, 0.4, 0.4, 1]))  # out of sight
+    alone = register(pair["fixed"], pair["moving"], anew)
+    found = register(pair["fixed"], pair["moving"], anew, refine=4)
+    points = found.deformation.grid.to_world(np.random.default_rng(0).uniform(5, 9, (20, 3)))
+    there, network_there = (x.deformation.to_moving(points) for x in (found, alone))
+    if better == "affine":
+        assert np.linalg.norm(there - generic.to_moving(points), axis=1).mean() < 0.5
+        assert np.linalg.norm(there - network_there, axis=1).mean() > 2
+    else:
+        assert np.linalg.norm(there - network_there, axis=1).mean() < 2
+    assert np.array_equal(array(found.fixed_segmentation), array(alone.fixed_segmentation))
 
 
 def test_alignment_of_a_model(installed, pair):
