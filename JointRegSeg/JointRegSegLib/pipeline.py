@@ -84,7 +84,8 @@ def register_and_segment(
         Replaces NaN and infinite voxels.
     working_size : int, optional
         Longest side, in voxels, of the lattice on which `generic` compares the images, `catalog.WORKING_SIZE` by
-        default; finer where so many voxels cubed are enough for that. A network has a lattice of its own.
+        default; finer where so many voxels cubed are enough for that. So does a refinement that is `Refinement.anew`;
+        other networks have a lattice of their own.
     device_name : 'auto', 'cpu' or 'cuda'
         Where to compute; 'auto' takes a GPU if there is one, and the CPU if its memory does not suffice.
     seed : int

@@ -57,7 +57,7 @@ def test_inhale_and_exhale_of_a_person(lungs):
     assert quality["labels"]["after"]["mean_dice"] > 0.96
     assert quality["regularity"]["folded_share"] < 1e-4
     assert metrics.dice(array(result.fixed_segmentation) == RIGHT, array(result.fixed_labels) > 0, [1])[1] > 0.85
-    # At 4 mm ribs are not matched as exactly as lungs are; the network alone, without refinement, is called red here.
+    # The network alone, without refinement, is called red here.
     assert result.verdict != "red"
 
 

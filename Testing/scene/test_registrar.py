@@ -284,6 +284,10 @@ def test_domain_and_memory_are_known_before_a_run(add):
     assert registrar.outside_domain(fits, "Fixed", catalog.GENERIC_ENTRY) is None
     small = registrar.memory_needed(fits, fits, entry, 112)
     large = registrar.memory_needed(add(sitk.Image([4 * size] * 3, sitk.sitkInt16), "large"), fits, entry, 112)
+    anew = {"preprocessing": {"size": [16] * 3}, "refinement": {"anew": True}}  # it needs as much as generic does
+    assert registrar.memory_needed(fits, fits, anew, 112) == registrar.memory_needed(fits, fits, {}, 112)
+    own = registrar.memory_needed(fits, fits, anew | {"refinement": {}}, 112)
+    assert own < registrar.memory_needed(fits, fits, anew, 112)
     assert 0 < small < large
 
 

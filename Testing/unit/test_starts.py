@@ -51,7 +51,7 @@ def test_the_start_that_leads_somewhere_is_taken(generator, order):
 
 
 def test_a_start_that_looks_past_the_image_is_not_taken(generator):
-    """Where a corner alone is seen, it may agree; the border that is repeated beyond does not."""
+    """A corner that agrees is too little to count, and so is nothing at all."""
     fixed = texture(generator)
     near, known = fixed + 0.5 * texture(generator), torch.ones_like(fixed)
     corner = torch.zeros_like(fixed)

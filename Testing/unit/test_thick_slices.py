@@ -53,7 +53,14 @@ def test_the_lattice_is_as_fine_as_so_many_voxels_allow():
     """Thick slices are few, so that within them nothing has to be averaged."""
     grid = Grid.from_geometry((60, 50, 12), (1.0, 1.0, 4.0), (5, -3, 2), np.eye(3))
     image = torch.rand(1, 1, 12, 50, 60)
-    for side, size in ((34, (60, 50, 12)), (33, (30, 25, 12)), (21, (30, 25, 12)), (20, (20, 17, 12))):
+    for side, size in (
+        (34, (60, 50, 12)),
+        (33, (30, 25, 12)),
+        (21, (30, 25, 12)),
+        (20, (20, 17, 12)),
+        (14, (15, 13, 12)),
+        (1, (1, 1, 1)),
+    ):
         small, lattice = shrink_within(image, grid, side)
         assert lattice.size == size and small.shape[2:] == size[::-1]
         np.testing.assert_allclose(lattice.extent[2], grid.extent[2])
