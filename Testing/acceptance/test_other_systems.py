@@ -77,6 +77,21 @@ def test_the_steep_map_of_a_heart_is_left_as_it_is(measured):
         assert figures["allowed"] == LIMIT
 
 
+def test_refined_hearts_are_carried_over_better_and_undone_better(tmp_path):
+    model, rows = models.find("svfnet-heart"), []
+    for pair in held_out(model, "heart", 6, tmp_path):
+        labels = {key: pair[key] for key in ("fixed_labels", "moving_labels")}
+        found = [register(pair["fixed"], pair["moving"], model.folder, refine=n, **labels).report for n in (0, 40)]
+        rows.append(
+            [
+                [f["labels"]["after"]["mean_dice"], f["regularity"]["inverse_consistency_voxels"]["mean"]]
+                for f in (report["quality"] for report in found)
+            ]
+        )
+    alone, refined = np.mean(rows, 0)
+    assert refined[0] > alone[0] + 0.01 and refined[1] < alone[1]
+
+
 @pytest.mark.parametrize(
     ("name", "system"), [("symmetric-hippocampus", "hippocampus"), *((k, v[0]) for k, v in BOUNDS.items())]
 )
