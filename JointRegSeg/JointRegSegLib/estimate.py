@@ -24,6 +24,9 @@ from .views import averaged
 STEPS, GENERIC_VOXELS = 40, 150_000
 #: `Objective.smoothness` of `generic`: less than where organs slide, for brains, and livers that move far, need less.
 SMOOTHNESS = 0.2
+#: Voxels that the longest side of the lattice has to keep at the coarsest resolution, which is left out otherwise: deep
+#: breaths need it, and small structures would be lost in it.
+LEFT = 12
 #: Of an affine map, the share of its volume to which it brings the fixed image, below which nothing can be right.
 COLLAPSED = 1e-3
 
@@ -208,8 +211,11 @@ def _optimized(
     carried = [[s.warp(view, moving_lattice, fill=fill).to(device) for view, fill in views] for s in starts]
     objective, spacing = Objective(similarity=similarity, smoothness=SMOOTHNESS), lattice.spacing[::-1]
     fine = min(steps, steps * GENERIC_VOXELS // lattice.voxels) + more
-    levels = (Level(4, 30, 0.3), Level(2, 40, 0.3), Level(1, fine, 0.1))
-    best = 0 if other is None else likest(carried, target, objective, levels[0], spacing)
+    coarsest, coarse = Level(8, 60, 0.3), Level(4, 30, 0.3)
+    levels = [coarse, Level(2, 40, 0.3), Level(1, fine, 0.1)]
+    if max(lattice.shape) >= LEFT * coarsest.factor:
+        levels.insert(0, coarsest)
+    best = 0 if other is None else likest(carried, target, objective, coarse, spacing)
     image, known = carried[best]
     forward, inverse = from_nothing(image, target, objective, levels, progress, spacing=spacing, known=known)
     return starts[best].after(forward.cpu(), inverse.cpu())
