@@ -1,8 +1,9 @@
 """How near a registration comes to simulated breaths, whose motion is known at each voxel, and slides at the pleura.
 
-Errors in mm of the points of the inhale, in its lungs and in the body within 30 mm of them; the correlation of the
-lungs' volume ratios with the true ones, at single voxels and at the resolution at which the review tells them. People
-are kept in the output folder for the next time.
+Errors in mm of the points of the inhale, in its lungs, in the body within 30 mm of them, and in the bones there, which
+tell whether the lungs' motion is smeared into the chest wall; the correlation of the lungs' volume ratios with the true
+ones, at single voxels and at the resolution at which the review tells them. People are kept in the output folder for
+the next time.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from JointRegSegLib.tables import read_table
 from JointRegSegTrainingLib.classifier import simulate
 from scipy.ndimage import distance_transform_edt
 
-#: What counts as the lungs' surroundings: within so many mm of them, and denser than this in HU.
-NEAR, BODY = 30.0, -500
+#: What counts as the lungs' surroundings: within so many mm of them, and denser than this in HU; and as bone.
+NEAR, BODY, BONE = 30.0, -500, 150
 FILES = ("fixed", "moving", "fixed_labels", "moving_labels", "transform")
-COLUMNS = ("before", "lungs", "95 %", "wall", "95 %", "r of J", "r smooth", "folded %", "sec")
+COLUMNS = ("before", "lungs", "95 %", "wall", "95 %", "bones", "95 %", "r of J", "r smooth", "folded %", "sec")
 
 
 def main() -> int:
@@ -63,7 +64,7 @@ def compared(place: dict[str, Path], found: Deformation) -> list[float]:
     near = distance_transform_edt(~lungs, grid.spacing[::-1]) < NEAR
     truth = Deformation.of_itk(files.read_transform(place["transform"]), grid)
     out = []
-    for inside in (lungs, near & ~lungs & (values > BODY)):
+    for inside in (lungs, near & ~lungs & (values > BODY), near & ~lungs & (values > BONE)):
         points = grid.to_world(np.argwhere(inside)[:, ::-1])
         there = truth.to_moving(points)
         missed = np.linalg.norm(found.to_moving(points) - there, axis=1)
