@@ -25,7 +25,7 @@ STEPS, GENERIC_VOXELS = 40, 150_000
 #: `Objective.smoothness` of `generic`: less than where organs slide, for brains, and livers that move far, need less.
 SMOOTHNESS = 0.2
 #: Voxels that the longest side of the lattice has to keep at the coarsest resolution, which is left out otherwise: deep
-#: breaths need it, and small structures would be lost in it.
+#: breaths need it, and small structures would be lost in it. With fewer no two starts can be told apart, either.
 LEFT = 12
 #: Of an affine map, the share of its volume to which it brings the fixed image, below which nothing can be right.
 COLLAPSED = 1e-3
@@ -202,20 +202,22 @@ def _optimized(
     small_moving, moving_lattice = shrink_as(moving.values, moving.grid, lattice)
     target, small_moving = (zscore(x, x).to(device) for x in (small_fixed, small_moving))
     matrix = register_affine(small_moving, moving_lattice, target, lattice, start, similarity, progress)
-    if abs(np.linalg.det(matrix[:3, :3])) < COLLAPSED:
+    collapsed = abs(np.linalg.det(matrix[:3, :3])) < COLLAPSED
+    starts = [] if collapsed else [Deformation.identity(lattice, matrix)]
+    starts += [] if other is None else [other.on(lattice)]
+    if not starts:
         raise InputError(
             "the images have too little in common: the affine map shrank one of them to nothing; check the pair"
         )
-    starts = [Deformation.identity(lattice, matrix)] + ([] if other is None else [other.on(lattice)])
     views = (small_moving.cpu(), None), (torch.ones(small_moving.shape), 0.0)
     carried = [[s.warp(view, moving_lattice, fill=fill).to(device) for view, fill in views] for s in starts]
     objective, spacing = Objective(similarity=similarity, smoothness=SMOOTHNESS), lattice.spacing[::-1]
     fine = min(steps, steps * GENERIC_VOXELS // lattice.voxels) + more
-    coarsest, coarse = Level(8, 60, 0.3), Level(4, 30, 0.3)
-    levels = [coarse, Level(2, 40, 0.3), Level(1, fine, 0.1)]
+    coarsest, *levels = Level(8, 60, 0.3), Level(4, 30, 0.3), Level(2, 40, 0.3), Level(1, fine, 0.1)
+    judge = next((level for level in levels if max(lattice.shape) >= LEFT * level.factor), levels[-1])
+    best = 0 if len(starts) == 1 else likest(carried, target, objective, judge, spacing)
     if max(lattice.shape) >= LEFT * coarsest.factor:
         levels.insert(0, coarsest)
-    best = 0 if other is None else likest(carried, target, objective, coarse, spacing)
     image, known = carried[best]
     forward, inverse = from_nothing(image, target, objective, levels, progress, spacing=spacing, known=known)
     return starts[best].after(forward.cpu(), inverse.cpu())

@@ -170,7 +170,7 @@ def test_a_full_main_memory_is_no_reason_to_try_again(installed, pair, monkeypat
         register(pair["fixed"], pair["moving"], "tiny-blobs", device_name="cpu")
 
 
-@pytest.mark.parametrize("better", ["affine", "network"])
+@pytest.mark.parametrize("better", ["affine", "network", "collapsed"])
 def test_refined_anew_from_what_is_better(anew, pair, quick, monkeypatch, better):
     """From a network that leads astray, as without it; where the affine map does, on from the network's answer."""
     generic = register(pair["fixed"], pair["moving"], "generic", align="center").deformation
@@ -185,7 +185,8 @@ def test_refined_anew_from_what_is_better(anew, pair, quick, monkeypatch, better
     if better == "affine":
         monkeypatch.setattr(network, "infer", answered)
     else:
-        monkeypatch.setattr(estimate, "register_affine", lambda *a: np.diag([0.4, 0.4, 0.4, 1]))  # out of sight
+        scale = 0.4 if better == "network" else 0.01  # out of sight, or shrunk to nothing
+        monkeypatch.setattr(estimate, "register_affine", lambda *a: np.diag([scale, scale, scale, 1]))
     alone = register(pair["fixed"], pair["moving"], anew)
     found = register(pair["fixed"], pair["moving"], anew, refine=4)
     points = found.deformation.grid.to_world(np.random.default_rng(0).uniform(5, 9, (20, 3)))
@@ -196,6 +197,12 @@ def test_refined_anew_from_what_is_better(anew, pair, quick, monkeypatch, better
     else:
         assert np.linalg.norm(there - network_there, axis=1).mean() < 2
     assert np.array_equal(array(found.fixed_segmentation), array(alone.fixed_segmentation))
+
+
+def test_an_affine_map_that_shrinks_an_image_to_nothing_is_refused(pair, monkeypatch):
+    monkeypatch.setattr(estimate, "register_affine", lambda *a: np.diag([0.01, 0.01, 0.01, 1]))
+    with pytest.raises(InputError, match="too little in common"):
+        register(pair["fixed"], pair["moving"])
 
 
 def test_alignment_of_a_model(installed, pair):
