@@ -26,7 +26,7 @@ STEPS, GENERIC_VOXELS = 40, 150_000
 SMOOTHNESS = 0.2
 #: Voxels that the longest side of the lattice has to keep at the coarsest resolution, which is left out otherwise: deep
 #: breaths need it, and small structures would be lost in it. With fewer no two starts can be told apart, either.
-LEFT = 12
+LEAST_SIDE = 12
 #: Of an affine map, the share of its volume to which it brings the fixed image, below which nothing can be right.
 COLLAPSED = 1e-3
 
@@ -214,9 +214,10 @@ def _optimized(
     objective, spacing = Objective(similarity=similarity, smoothness=SMOOTHNESS), lattice.spacing[::-1]
     fine = min(steps, steps * GENERIC_VOXELS // lattice.voxels) + more
     coarsest, *levels = Level(8, 60, 0.3), Level(4, 30, 0.3), Level(2, 40, 0.3), Level(1, fine, 0.1)
-    judge = next((level for level in levels if max(lattice.shape) >= LEFT * level.factor), levels[-1])
+    largest = max(lattice.shape) / LEAST_SIDE
+    judge = next((level for level in levels if level.factor <= largest), levels[-1])
     best = 0 if len(starts) == 1 else likest(carried, target, objective, judge, spacing)
-    if max(lattice.shape) >= LEFT * coarsest.factor:
+    if coarsest.factor <= largest:
         levels.insert(0, coarsest)
     image, known = carried[best]
     forward, inverse = from_nothing(image, target, objective, levels, progress, spacing=spacing, known=known)

@@ -80,7 +80,7 @@ def test_proton_mri_of_two_people(lungs):
     ids=["shallow", "deep"],
 )
 def test_a_liver_in_a_thin_slab(lungs, tmp_path, person, inhale, before, mean, worst):
-    """Its network sees too little of it; the refinement leaves that answer behind, and no landmark is left behind."""
+    """Its network sees too little of it; the refinement leaves that answer behind and finds how it moved."""
     scans = {row.name: row for row in liver(lungs, tmp_path) if row.subject == f"mri-4d-{person}"}
     rows = [scans[f"mri-4d-{person}-{phase}"] for phase in ("exhMaster-unmasked", inhale)]
     fixed, moving = (landmarks(lungs / "mri_4d" / person, row) for row in rows)

@@ -280,12 +280,10 @@ class Registrar:
 def memory_needed(fixed: slicer.vtkMRMLNode, moving: slicer.vtkMRMLNode, entry: dict, side: int) -> float:
     """About how many bytes a run takes at its peak; ``entry`` is of `catalog.entries`, ``side`` generic's in voxels."""
     voxels = [node.GetImageData().GetNumberOfPoints() for node in (fixed, moving)]
-    own, generics = (
-        math.prod(entry["preprocessing"]["size"]) if "preprocessing" in entry else 0,
-        min(voxels[0], side**3),
-    )
-    anew = not own or entry.get("refinement", {}).get("anew")
-    return memory.estimate(*voxels, max(own, generics) if anew else own)
+    lattices = [math.prod(entry["preprocessing"]["size"])] if "preprocessing" in entry else []
+    if not lattices or entry.get("refinement", {}).get("anew"):
+        lattices.append(min(voxels[0], side**3))
+    return memory.estimate(*voxels, max(lattices))
 
 
 def outside_domain(node: slicer.vtkMRMLScalarVolumeNode, role: str, entry: dict) -> str | None:
