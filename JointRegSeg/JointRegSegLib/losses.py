@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from . import fields
+from .precision import full
 
 
 def mse(a: torch.Tensor, b: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -16,18 +17,22 @@ def mse(a: torch.Tensor, b: torch.Tensor, mask: torch.Tensor | None = None) -> t
     return _mean((a - b).square(), mask)
 
 
+@full
 def box_mean(image: torch.Tensor, window: int) -> torch.Tensor:
-    """Mean over ``window``³ voxels around each voxel, (N, C, D, H, W) → the same; at borders over the voxels there."""
-    for axis in range(3):
-        if (n := image.shape[2 + axis]) < window:  # which pooling refuses
-            index = torch.arange(n, device=image.device)
-            near = ((index[:, None] - index).abs() <= window // 2).to(image.dtype)
-            image = (image.movedim(2 + axis, -1) @ (near / near.sum(0))).movedim(-1, 2 + axis)
-            continue
-        kernel, padding = [1, 1, 1], [0, 0, 0]
-        kernel[axis], padding[axis] = window, window // 2
-        image = F.avg_pool3d(image, kernel, stride=1, padding=padding, count_include_pad=False)
-    return image
+    """Mean over ``window``³ voxels around each voxel, (N, C, D, H, W) → the same; at borders over the voxels there.
+
+    Products with band matrices: on a CPU several times as fast as pooling, forth and back.
+    """
+    depth, height, width = (_neighbors(n, window).to(image) for n in image.shape[2:])
+    image = height @ (image @ width.T)
+    return (depth @ image.flatten(-2)).view(image.shape)
+
+
+def _neighbors(n: int, window: int) -> torch.Tensor:
+    """(n, n): in each row the share of every place in the mean around one of them."""
+    index = torch.arange(n)
+    near = ((index[:, None] - index).abs() <= window // 2).double()
+    return near / near.sum(1, keepdim=True)
 
 
 def local_correlation(
@@ -40,9 +45,9 @@ def local_correlation(
     """
     if window % 2 == 0:
         raise ValueError(f"the window has to be odd, not {window}")
-    n, c = a.shape[:2]
-    moments = box_mean(torch.cat([a, b, a * a, b * b, a * b], 1), window).view(n, 5, c, *a.shape[2:])
-    ma, mb, maa, mbb, mab = moments.unbind(1)
+    # In two parts, for an image that stays the same needs no gradient.
+    ma, maa, mab = box_mean(torch.cat([a, a * a, a * b], 1), window).chunk(3, 1)
+    mb, mbb = box_mean(torch.cat([b, b * b], 1), window).chunk(2, 1)
     cross, va, vb = mab - ma * mb, (maa - ma * ma).clamp_min(0), (mbb - mb * mb).clamp_min(0)
     return _mean(1 - cross * cross / (va * vb + eps), mask)
 
