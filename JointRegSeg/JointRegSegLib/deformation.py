@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -12,6 +13,9 @@ import torch.nn.functional as F
 
 from . import fields
 from .geometry import Grid, affine_coordinates, resample, sample, voxel_map
+
+#: Largest number of voxels on which displacements are stored; above it every n-th voxel of the fixed grid carries one.
+FIELD_VOXELS = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,17 @@ class Deformation:
         affine.SetMatrix(matrix[:3, :3].ravel().tolist())
         affine.SetTranslation(matrix[:3, 3].tolist())
         return sitk.CompositeTransform([deformable, affine] if inverse else [affine, deformable])
+
+
+def field_lattice(grid: Grid) -> Grid:
+    """Where displacements of a fixed grid are stored: on it, or on every n-th voxel (see `FIELD_VOXELS`)."""
+    if grid.voxels <= FIELD_VOXELS:
+        return grid
+    # Thin axes are spared: the finest axis is thinned first until few enough remain.
+    factors = np.ones(3, int)
+    while math.prod(grid.strided(factors).size) > FIELD_VOXELS:
+        factors[np.argmin(grid.spacing * factors)] += 1
+    return grid.strided(factors)
 
 
 def vector_image(vectors: torch.Tensor, grid: Grid) -> sitk.Image:

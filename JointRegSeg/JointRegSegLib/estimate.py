@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,7 +10,8 @@ import torch
 
 from . import fields
 from .affine import register_affine, shrink_as, shrink_within
-from .deformation import Deformation
+from .deformation import Deformation, field_lattice
+from .detail import around, detailed, finer
 from .errors import InputError
 from .geometry import Grid
 from .models import Bundle, load
@@ -143,7 +145,9 @@ def by_model(
             begun, share = {"affine": (0.0, 0.2), "deformation": (0.2, 0.8)}[stage]
             return progress("refining", begun + share * fraction)
 
-        found = _optimized(fixed, moving, begin, refine, 0, similarity, side, device, told, found)
+        organs = None if probabilities["fixed"] is None else probabilities["fixed"][:, :1] < 0.5
+        part = fixed if organs is None else _around(organs, lattice, fixed)
+        found = _optimized(fixed, moving, begin, refine, refine, similarity, side, device, told, part, found)
     return Estimate(
         found,
         preprocessing.alignment,
@@ -164,7 +168,7 @@ def by_optimization(
     device: torch.device,
     progress: Progress = silent,
 ) -> Estimate:
-    """`generic`: affine, then a diffeomorphism, from the images alone; ``refine`` adds steps at full resolution.
+    """`generic`: affine, then a diffeomorphism, from the images alone; ``refine`` adds steps at a finer resolution.
 
     ``side`` is the longest side of the lattice in voxels, which is finer where ``side``³ voxels are enough for that.
 
@@ -178,7 +182,8 @@ def by_optimization(
     start = np.eye(4)
     if alignment == "center":
         start[:3, 3] = moving.grid.center - fixed.grid.center
-    return Estimate(_optimized(fixed, moving, start, STEPS, refine, similarity, side, device, progress), alignment)
+    found = _optimized(fixed, moving, start, STEPS, refine, similarity, side, device, progress, fixed)
+    return Estimate(found, alignment)
 
 
 def _optimized(
@@ -186,19 +191,22 @@ def _optimized(
     moving: Volume,
     start: np.ndarray,
     steps: int,
-    more: int,
+    refine: int,
     similarity: Similarity,
     side: int,
     device: torch.device,
     progress: Progress,
+    part: Volume,
     other: Deformation | None = None,
 ) -> Deformation:
     """What `by_optimization` finds from the (4, 4) matrix ``start``, or from ``other`` where the images prefer that.
 
-    At full resolution ``steps`` are made on a small lattice, fewer on a larger one, and so many ``more`` on any.
+    At full resolution ``steps`` are made on a small lattice, fewer on a larger one. ``refine`` asks for more: of
+    ``part`` of the fixed image at a finer resolution or, where it has none, of all at that one.
     """
     zscore = INTENSITIES["zscore"]
-    small_fixed, lattice = shrink_within(*_foreground(fixed), side)
+    seen, near = _foreground(fixed), _foreground(part)
+    small_fixed, lattice = shrink_within(seen.values, seen.grid, side)
     small_moving, moving_lattice = shrink_as(moving.values, moving.grid, lattice)
     target, small_moving = (zscore(x, x).to(device) for x in (small_fixed, small_moving))
     matrix = register_affine(small_moving, moving_lattice, target, lattice, start, similarity, progress)
@@ -212,7 +220,8 @@ def _optimized(
     views = (small_moving.cpu(), None), (torch.ones(small_moving.shape), 0.0)
     carried = [[s.warp(view, moving_lattice, fill=fill).to(device) for view, fill in views] for s in starts]
     objective, spacing = Objective(similarity=similarity, smoothness=SMOOTHNESS), lattice.spacing[::-1]
-    fine = min(steps, steps * GENERIC_VOXELS // lattice.voxels) + more
+    closer = finer(near.values, near.grid, side, lattice) if refine else None
+    fine = min(steps, steps * GENERIC_VOXELS // lattice.voxels) + (refine if closer is None and other is None else 0)
     coarsest, *levels = Level(8, 60, 0.3), Level(4, 30, 0.3), Level(2, 40, 0.3), Level(1, fine, 0.1)
     largest = max(lattice.shape) / LEAST_SIDE
     judge = next((level for level in levels if level.factor <= largest), levels[-1])
@@ -220,20 +229,40 @@ def _optimized(
     if coarsest.factor <= largest:
         levels.insert(0, coarsest)
     image, known = carried[best]
-    forward, inverse = from_nothing(image, target, objective, levels, progress, spacing=spacing, known=known)
-    return starts[best].after(forward.cpu(), inverse.cpu())
+    first, second = (progress, silent) if closer is None else _halves(progress)
+    forward, inverse = from_nothing(image, target, objective, levels, first, spacing=spacing, known=known)
+    found = starts[best].after(forward.cpu(), inverse.cpu())
+    if closer is None:
+        return found
+    whole = field_lattice(fixed.grid)
+    return detailed(found.on(whole), closer, (moving.values, moving.grid), objective, refine, device, second)
 
 
-def _foreground(volume: Volume, margin: int = 4) -> tuple[torch.Tensor, Grid]:
+def _halves(progress: Progress) -> tuple[Progress, Progress]:
+    """For two parts of a stage that take about as long."""
+    return tuple(lambda stage, fraction, n=n: progress(stage, (n + fraction) / 2) for n in range(2))
+
+
+def _around(organs: torch.Tensor, grid: Grid, volume: Volume) -> Volume:
+    """The part of an image that holds organs (1, 1, D, H, W) on another grid; all of it where there are none."""
+    box = around(organs, grid, volume.grid)
+    return volume if box is None else _cropped(volume, *box)
+
+
+def _foreground(volume: Volume, margin: int = 4) -> Volume:
     """Without the rim that holds nothing but the image's lowest value: padding costs time and tells nothing."""
     seen = volume.values[0, 0] > volume.values.min()
     along = [seen.amax(others).nonzero() for others in ((1, 2), (0, 2), (0, 1))]
     first = torch.stack([place.min() for place in along]).sub(margin).clamp_min(0)
     last = torch.stack([place.max() for place in along]).add(margin)
     last = torch.minimum(last, torch.tensor(volume.grid.shape) - 1)
-    (k, j, i), size = first.tolist(), (last - first + 1).tolist()
-    box = volume.values[..., k : k + size[0], j : j + size[1], i : i + size[2]]
-    return box, volume.grid.cropped((i, j, k), size[::-1])
+    return _cropped(volume, first.tolist()[::-1], (last - first + 1).tolist()[::-1])
+
+
+def _cropped(volume: Volume, first: Sequence[int], size: Sequence[int]) -> Volume:
+    """The part that begins at voxel (i, j, k)."""
+    part = tuple(slice(a, a + n) for a, n in zip(first[::-1], size[::-1], strict=True))
+    return Volume(volume.values[(..., *part)], volume.grid.cropped(first, size))
 
 
 def require_overlap(fixed: Grid, moving: Grid, alignment: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import platform
 import time
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ import torch
 
 from . import __version__, device, domain, files, models, points, quality
 from .catalog import GENERIC_ENTRY, WORKING_SIZE
-from .deformation import Deformation, scalar_image, vector_image
+from .deformation import Deformation, field_lattice, scalar_image, vector_image
 from .errors import InputError
 from .estimate import Estimate, Volume, by_model, by_optimization
 from .geometry import Grid, resample
@@ -27,8 +26,6 @@ from .result import Registration
 from .similarity import Similarity
 from .sliding import by_organs
 
-#: Largest number of voxels on which displacements are stored; above it every n-th voxel of the fixed grid carries one.
-FIELD_VOXELS = 4_000_000
 #: The image measure that the verdict looks at, for each that can be optimized.
 JUDGED_BY = {"lncc": "local_correlation", "mse": "correlation", "mi": "mutual_information"}
 #: What takes the place of a model where the transform was given.
@@ -69,7 +66,8 @@ def register_and_segment(
     model : str or path
         'generic' (optimization, no training), the name of an installed bundle, or a bundle's folder.
     refine : int
-        Steps of optimization on the pair itself after the network; 0 for none.
+        Steps of optimization on the pair itself after the network, or after those of `generic`; 0 for none. See
+        `detail.STEPS` for where `generic`, and what refines as it does, spends them.
     fixed_labels, moving_labels : path or SimpleITK image, optional
         Label maps on their images' grids: the moving one is carried over; with both, overlap is measured. They never
         influence the registration.
@@ -287,17 +285,6 @@ def _check_finite(deformation: Deformation) -> None:
     fields = (deformation.displacement, deformation.inverse, torch.as_tensor(deformation.affine))
     if not all(bool(field.isfinite().all()) for field in fields):
         raise InputError("the images led to no finite deformation; check that both show the same body part")
-
-
-def field_lattice(grid: Grid) -> Grid:
-    """Where displacements of a fixed grid are stored: on it, or on every n-th voxel (see `FIELD_VOXELS`)."""
-    if grid.voxels <= FIELD_VOXELS:
-        return grid
-    # Thin axes are spared: the finest axis is thinned first until few enough remain.
-    factors = np.ones(3, int)
-    while math.prod(grid.strided(factors).size) > FIELD_VOXELS:
-        factors[np.argmin(grid.spacing * factors)] += 1
-    return grid.strided(factors)
 
 
 def _assemble(

@@ -157,11 +157,13 @@ def from_nothing(
     spacing: Sequence[float] = (1.0, 1.0, 1.0),
     known: torch.Tensor | None = None,
     tissue: tuple[torch.Tensor, torch.Tensor] | None = None,
+    free: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Fit a diffeomorphism to two (1, C, D, H, W) images on one lattice, coarse to fine.
 
     ``spacing`` is the lattice's along D, H, W, in mm or any one unit: what counts is how the axes compare. ``known``
-    (1, 1, D, H, W) is 1 where the moving image was seen at all and 0 where it ends before the lattice does.
+    (1, 1, D, H, W) is 1 where the moving image was seen at all and 0 where it ends before the lattice does. ``free``
+    (1, 1, D, H, W) is 1 where there may be motion, 0 where there is none, and between them the share that is left.
 
     ``regions`` are (1, K, D, H, W) memberships in the moving and in the fixed image of K organs that slide along what
     is around them: each, and the rest, has a diffeomorphism of its own, which counts where the organ is; organs have
@@ -187,13 +189,15 @@ def from_nothing(
         evidence = whole.shrunk(blocks)
         lengths = [length * n for length, n in zip(spacing, blocks, strict=True)]
         velocity = fields.resize(velocity, _lattice(evidence.images[0].shape[2:], lengths))
+        share = 1.0 if free is None else fields.resize(free, velocity.shape[2:], rescale=False)
 
-        def motion(change: torch.Tensor, start: torch.Tensor = velocity) -> torch.Tensor:
-            v = start + change
+        def motion(change: torch.Tensor, start: torch.Tensor = velocity, share: torch.Tensor = share) -> torch.Tensor:
+            v = share * (start + change)
             return fields.scale_and_square(torch.cat([v, -v]), 5)
 
         velocity = velocity + _descend(motion, velocity.shape, evidence, objective, level, told)
     with torch.no_grad():
+        velocity = share * velocity
         smooth = fields.resize(fields.scale_and_square(torch.cat([velocity, -velocity])), moving.shape[2:])
         # A voxel is of one of them: half of either motion would be neither.
         both = joined(smooth, None if regions is None else [(region > 0.5).to(smooth) for region in regions])
@@ -364,7 +368,7 @@ def _common(known: torch.Tensor, both: torch.Tensor, window: int) -> torch.Tenso
     """
     own = torch.cat([known, torch.ones_like(known)])
     shared = (fields.warp(own, both, fill=0) * own.flip(0) > 0.99).to(known)
-    return 1 - F.max_pool3d(1 - shared, window, 1, window // 2)
+    return (losses.box_mean(shared, window) > 1 - 0.5 / window**3).to(known)
 
 
 def _blocks(length: int, spacing: Sequence[float]) -> list[int]:

@@ -28,7 +28,7 @@ class Registration:
         Fixed → moving points (what resampling the moving image needs) and moving → fixed points.
     displacement, jacobian : sitk.Image
         T(x) - x in LPS mm, and the determinant of T's derivative, on the fixed grid, or on every n-th voxel of it where
-        that has more than `pipeline.FIELD_VOXELS`.
+        that has more than `deformation.FIELD_VOXELS`.
     fixed_segmentation, moving_segmentation : sitk.Image or None
         What the model found, each on its own image's grid; None for a model that does not segment.
     warped_segmentation, warped_labels : sitk.Image or None

@@ -158,9 +158,8 @@ class _Server:
         import SimpleITK as sitk
 
         from . import models, output
-        from .deformation import displacement_on
+        from .deformation import displacement_on, field_lattice
         from .files import grid_of
-        from .pipeline import field_lattice
         from .report import write_html
 
         folder, names = Path(request["folder"]), {}

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from JointRegSegLib import affine, estimate, files, models, pipeline, register
+from JointRegSegLib import affine, deformation, estimate, files, models, pipeline, register
 from JointRegSegLib.errors import Canceled, InputError
 from JointRegSegLib.refine import Level
 from samples import array, through, voxel_centers
@@ -230,7 +230,7 @@ def test_no_overlap(installed, pair):
 
 
 def test_field_of_a_large_volume_is_thinned(installed, pair, monkeypatch, tmp_path):
-    monkeypatch.setattr(pipeline, "FIELD_VOXELS", 700)
+    monkeypatch.setattr(deformation, "FIELD_VOXELS", 700)
     result = register(pair["fixed"], pair["moving"], "tiny-blobs")
     grid, fixed = files.grid_of(result.displacement), files.grid_of(result.fixed)
     assert grid.voxels <= 700 < fixed.voxels

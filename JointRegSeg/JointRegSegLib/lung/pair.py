@@ -11,9 +11,8 @@ import torch
 from scipy import ndimage
 
 from .. import fields, files
-from ..deformation import Deformation, displacement_on, scalar_image
+from ..deformation import Deformation, displacement_on, field_lattice, scalar_image
 from ..geometry import Grid
-from ..pipeline import field_lattice
 from .expansion import RESOLUTION, Expansion, unfolded
 from .regions import regions, require_lungs
 from .table import Breath
@@ -26,7 +25,7 @@ class BreathingPair:
     Attributes
     ----------
     grid : Grid
-        The fixed image's lattice, or every n-th voxel of it (see `pipeline.field_lattice`).
+        The fixed image's lattice, or every n-th voxel of it (see `deformation.field_lattice`).
     lungs : ndarray
         (D, H, W) bool, n of them True.
     breath : Breath
