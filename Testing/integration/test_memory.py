@@ -18,12 +18,13 @@ def peak(pid: int) -> float:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
-@pytest.mark.parametrize("side", [48, 160])
-def test_a_run_takes_about_as_much_as_foretold(tmp_path, side):
+@pytest.mark.parametrize(("side", "refine"), [(48, 0), (160, 0), (160, 4)])
+def test_a_run_takes_about_as_much_as_foretold(tmp_path, side, refine):
+    """A refinement's finer lattice included, whose steps leave little behind."""
     x = sitk.GetArrayFromImage(sitk.GaussianSource(sitk.sitkInt16, [side] * 3, [side / 5] * 3, [side / 2] * 3, 1000))
     for name in ("fixed", "moving"):
         sitk.WriteImage(sitk.GetImageFromArray(x), str(tmp_path / f"{name}.nrrd"))
-    options = {"model": "generic", "working_size": min(side, 64)}
+    options = {"model": "generic", "working_size": min(side, 64), "refine": refine}
     with Worker() as worker:
         number = worker.submit(
             "register", folder=str(tmp_path), fixed="fixed.nrrd", moving="moving.nrrd", options=options
