@@ -30,8 +30,8 @@ WINDOWS = ((-1000, 0), (-200, 300))
 LEVELS = (Level(4, 40, 0.3, 4), Level(2, 60, 0.3, 4), Level(1, 25, 0.15, 12))
 #: The texture of lung is faint.
 FLAT = 2e-4
-#: Weight of the mass that lungs keep in CT: it tells of their expansion where there are no vessels to follow. Real lungs
-#: do not keep it quite, as simulated ones do, so that more of it would draw vessels off each other.
+#: Weight of the mass that lungs keep in CT: it tells of their expansion where there are no vessels to follow. Real
+#: lungs do not keep it quite, as simulated ones do: more of it would draw vessels off each other.
 MASS = 0.4
 
 
