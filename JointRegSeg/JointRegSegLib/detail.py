@@ -19,27 +19,28 @@ MARGIN = 20.0
 FINER = 1.5
 #: Of two lattices' voxels, the share in volume from which on one is not worth calling finer.
 WORTH = 0.75
-#: Of the steps that a refinement is asked for: they cost most, and their way is short.
-STEPS = 0.25
+#: Of the steps that a refinement is asked for, those made here: they cost most, and their way is short.
+SHARE = 0.5
 #: First step in control voxels, see `refine.Level`.
-RATE = 0.1
+RATE = 0.05
 #: Voxels at the ends of the finer lattice that stay where they are, and those next to them over which motion fades.
 STILL, FADE = 3, 6
 
 
-def around(organs: torch.Tensor, grid: Grid, image: Grid) -> tuple[list[int], list[int]] | None:
-    """First voxel (i, j, k) of ``image`` and size of the box around organs (1, 1, D, H, W) on ``grid``, with `MARGIN`.
+def around(organs: torch.Tensor, grid: Grid, image: Grid, margin: float = MARGIN) -> tuple[list[int], list[int]] | None:
+    """First voxel (i, j, k) of ``image`` and size of the box around organs (1, 1, D, H, W) on ``grid``.
 
-    None where there are no organs.
+    ``margin`` is in mm. None where there are no organs.
     """
     found = organs[0, 0].nonzero().cpu().numpy()
     if not len(found):
         return None
     ends = np.array(np.meshgrid(*zip(found.min(0), found.max(0), strict=True), indexing="ij")).reshape(3, -1).T
     index = image.to_index(grid.to_world(ends[:, ::-1]))
-    margin = MARGIN / image.spacing
-    first = np.floor(index.min(0) - margin).clip(0, np.array(image.size) - 2).astype(int)
-    last = np.ceil(index.max(0) + margin).clip(first + 1, np.array(image.size) - 1).astype(int)
+    # Rounded first, or a voxel more would be taken where the lattices are one and the same.
+    away, end = np.ceil(margin / image.spacing), np.array(image.size) - 1
+    first = (np.floor(index.min(0).round(6)) - away).clip(0, end).astype(int)
+    last = (np.ceil(index.max(0).round(6)) + away).clip(0, end).astype(int)
     return first.tolist(), (last - first + 1).tolist()
 
 
@@ -84,7 +85,7 @@ def detailed(
     seen = (zscore(image, image), None), (torch.ones(image.shape), 0.0)
     carried, known = (begin.warp(view, grid, fill=fill).to(device) for view, fill in seen)
     target, free = zscore(target, target).to(device), _inner(fine, found.grid).to(device)
-    levels, spacing = [Level(1, max(round(STEPS * steps), 1), RATE)], fine.spacing[::-1]
+    levels, spacing = [Level(1, max(round(SHARE * steps), 1), RATE)], fine.spacing[::-1]
     ways = from_nothing(carried, target, objective, levels, progress, spacing=spacing, known=known, free=free)
     return found.after(*(_on(way.cpu(), fine, found.grid) for way in ways))
 

@@ -40,6 +40,11 @@ class Volume:
     values: torch.Tensor
     grid: Grid
 
+    def cropped(self, first: Sequence[int], size: Sequence[int]) -> Volume:
+        """The part that begins at voxel ``first`` (i, j, k), of ``size`` along i, j, k."""
+        part = tuple(slice(a, a + n) for a, n in zip(first[::-1], size[::-1], strict=True))
+        return Volume(self.values[(..., *part)], self.grid.cropped(first, size))
+
 
 @dataclass
 class Estimate:
@@ -146,7 +151,8 @@ def by_model(
             return progress("refining", begun + share * fraction)
 
         organs = None if probabilities["fixed"] is None else probabilities["fixed"][:, :1] < 0.5
-        part = fixed if organs is None else _around(organs, lattice, fixed)
+        box = None if organs is None else around(organs, lattice, fixed.grid)
+        part = None if box is None else fixed.cropped(*box)
         found = _optimized(fixed, moving, begin, refine, refine, similarity, side, device, told, part, found)
     return Estimate(
         found,
@@ -182,7 +188,7 @@ def by_optimization(
     start = np.eye(4)
     if alignment == "center":
         start[:3, 3] = moving.grid.center - fixed.grid.center
-    found = _optimized(fixed, moving, start, STEPS, refine, similarity, side, device, progress, fixed)
+    found = _optimized(fixed, moving, start, STEPS, refine, similarity, side, device, progress)
     return Estimate(found, alignment)
 
 
@@ -196,16 +202,17 @@ def _optimized(
     side: int,
     device: torch.device,
     progress: Progress,
-    part: Volume,
+    part: Volume | None = None,
     other: Deformation | None = None,
 ) -> Deformation:
     """What `by_optimization` finds from the (4, 4) matrix ``start``, or from ``other`` where the images prefer that.
 
     At full resolution ``steps`` are made on a small lattice, fewer on a larger one. ``refine`` asks for more: of
-    ``part`` of the fixed image at a finer resolution or, where it has none, of all at that one.
+    ``part`` of the fixed image, or of all, at a finer resolution or, where it has none, of all at that one.
     """
     zscore = INTENSITIES["zscore"]
-    seen, near = _foreground(fixed), _foreground(part)
+    seen = _foreground(fixed)
+    part = seen if part is None else part
     small_fixed, lattice = shrink_within(seen.values, seen.grid, side)
     small_moving, moving_lattice = shrink_as(moving.values, moving.grid, lattice)
     target, small_moving = (zscore(x, x).to(device) for x in (small_fixed, small_moving))
@@ -220,7 +227,7 @@ def _optimized(
     views = (small_moving.cpu(), None), (torch.ones(small_moving.shape), 0.0)
     carried = [[s.warp(view, moving_lattice, fill=fill).to(device) for view, fill in views] for s in starts]
     objective, spacing = Objective(similarity=similarity, smoothness=SMOOTHNESS), lattice.spacing[::-1]
-    closer = finer(near.values, near.grid, side, lattice) if refine else None
+    closer = finer(part.values, part.grid, side, lattice) if refine else None
     fine = min(steps, steps * GENERIC_VOXELS // lattice.voxels) + (refine if closer is None and other is None else 0)
     coarsest, *levels = Level(8, 60, 0.3), Level(4, 30, 0.3), Level(2, 40, 0.3), Level(1, fine, 0.1)
     largest = max(lattice.shape) / LEAST_SIDE
@@ -243,12 +250,6 @@ def _halves(progress: Progress) -> tuple[Progress, Progress]:
     return tuple(lambda stage, fraction, n=n: progress(stage, (n + fraction) / 2) for n in range(2))
 
 
-def _around(organs: torch.Tensor, grid: Grid, volume: Volume) -> Volume:
-    """The part of an image that holds organs (1, 1, D, H, W) on another grid; all of it where there are none."""
-    box = around(organs, grid, volume.grid)
-    return volume if box is None else _cropped(volume, *box)
-
-
 def _foreground(volume: Volume, margin: int = 4) -> Volume:
     """Without the rim that holds nothing but the image's lowest value: padding costs time and tells nothing."""
     seen = volume.values[0, 0] > volume.values.min()
@@ -256,13 +257,7 @@ def _foreground(volume: Volume, margin: int = 4) -> Volume:
     first = torch.stack([place.min() for place in along]).sub(margin).clamp_min(0)
     last = torch.stack([place.max() for place in along]).add(margin)
     last = torch.minimum(last, torch.tensor(volume.grid.shape) - 1)
-    return _cropped(volume, first.tolist()[::-1], (last - first + 1).tolist()[::-1])
-
-
-def _cropped(volume: Volume, first: Sequence[int], size: Sequence[int]) -> Volume:
-    """The part that begins at voxel (i, j, k)."""
-    part = tuple(slice(a, a + n) for a, n in zip(first[::-1], size[::-1], strict=True))
-    return Volume(volume.values[(..., *part)], volume.grid.cropped(first, size))
+    return volume.cropped(first.tolist()[::-1], (last - first + 1).tolist()[::-1])
 
 
 def require_overlap(fixed: Grid, moving: Grid, alignment: str) -> None:

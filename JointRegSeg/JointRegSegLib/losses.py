@@ -23,15 +23,15 @@ def box_mean(image: torch.Tensor, window: int) -> torch.Tensor:
 
     Products with band matrices: on a CPU several times as fast as pooling, forth and back.
     """
-    depth, height, width = (_neighbors(n, window).to(image) for n in image.shape[2:])
+    depth, height, width = (_neighbors(n, window, image) for n in image.shape[2:])
     image = height @ (image @ width.T)
     return (depth @ image.flatten(-2)).view(image.shape)
 
 
-def _neighbors(n: int, window: int) -> torch.Tensor:
-    """(n, n): in each row the share of every place in the mean around one of them."""
-    index = torch.arange(n)
-    near = ((index[:, None] - index).abs() <= window // 2).double()
+def _neighbors(n: int, window: int, like: torch.Tensor) -> torch.Tensor:
+    """(n, n), of the type and place of ``like``: in each row the share of every voxel in the mean around one."""
+    index = torch.arange(n, device=like.device)
+    near = ((index[:, None] - index).abs() <= window // 2).to(like)
     return near / near.sum(1, keepdim=True)
 
 

@@ -67,7 +67,7 @@ def register_and_segment(
         'generic' (optimization, no training), the name of an installed bundle, or a bundle's folder.
     refine : int
         Steps of optimization on the pair itself after the network, or after those of `generic`; 0 for none. See
-        `detail.STEPS` for where `generic`, and what refines as it does, spends them.
+        `detail.SHARE` for where `generic`, and what refines as it does, spends them.
     fixed_labels, moving_labels : path or SimpleITK image, optional
         Label maps on their images' grids: the moving one is carried over; with both, overlap is measured. They never
         influence the registration.

@@ -191,7 +191,9 @@ def from_nothing(
         velocity = fields.resize(velocity, _lattice(evidence.images[0].shape[2:], lengths))
         share = 1.0 if free is None else fields.resize(free, velocity.shape[2:], rescale=False)
 
-        def motion(change: torch.Tensor, start: torch.Tensor = velocity, share: torch.Tensor = share) -> torch.Tensor:
+        def motion(
+            change: torch.Tensor, start: torch.Tensor = velocity, share: torch.Tensor | float = share
+        ) -> torch.Tensor:
             v = share * (start + change)
             return fields.scale_and_square(torch.cat([v, -v]), 5)
 

@@ -11,6 +11,7 @@ import torch
 from . import fields
 from .affine import register_affine, shrink_as, shrink_within
 from .deformation import Deformation
+from .detail import around
 from .errors import InputError
 from .estimate import Estimate, Volume
 from .geometry import resample
@@ -104,15 +105,11 @@ def _shifted(deformation: Deformation) -> Deformation:
 
 def _near(volume: Volume, organ: torch.Tensor, ct: bool) -> Volume:
     """What is near the organ: (1, C + 2, d, h, w), the last two channels tissue for volume, and the organ itself."""
-    margin = np.ceil(MARGIN / volume.grid.spacing).astype(int)
-    index = organ[0, 0].nonzero().flip(1).numpy()
-    first = np.maximum(index.min(0) - margin, 0)
-    last = np.minimum(index.max(0) + margin + 1, volume.grid.size)
-    (i, j, k), size = first.tolist(), (last - first).tolist()
-    part = tuple(slice(a, a + n) for a, n in zip((k, j, i), reversed(size), strict=True))
-    values, inside = volume.values[(..., *part)], organ[(..., *part)]
+    box = around(organ, volume.grid, volume.grid, MARGIN)
+    near, inside = volume.cropped(*box), Volume(organ, volume.grid).cropped(*box).values
+    values = near.values
     tissue = 1 - air_share(values) if ct else torch.zeros_like(values)
-    return Volume(torch.cat([_channels(values, ct), tissue, inside.float()], 1), volume.grid.cropped((i, j, k), size))
+    return Volume(torch.cat([_channels(values, ct), tissue, inside.float()], 1), near.grid)
 
 
 def _channels(values: torch.Tensor, ct: bool) -> torch.Tensor:
