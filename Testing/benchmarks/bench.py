@@ -24,6 +24,7 @@ from JointRegSegLib.batch import run_batch
 from JointRegSegLib.cli import REFINE_STEPS
 from JointRegSegLib.pipeline import register_and_segment
 from others import demons, peak, seconds_of, syn
+from revision import revision
 from scores import Row, score
 
 FIRST = ("", "Dice", "Dice30", "HD95", "fixed", "folded", "SDlogJ", "std", "there and back", "sec")
@@ -58,7 +59,8 @@ def main() -> int:
         folder = arguments.output or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         figures = bench(cohort, source, folder, arguments.pairs, not arguments.no_ants)
-        (folder / "figures.json").write_text(json.dumps({"system": arguments.system, **figures}, indent=1))
+        figures = {"system": arguments.system, "commit": revision(), **figures}
+        (folder / "figures.json").write_text(json.dumps(figures, indent=1))
     return 0
 
 

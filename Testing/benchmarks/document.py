@@ -1,14 +1,17 @@
-"""Tables and plots of what bench.py, few_labels.py and ablation.py measured.
+"""Tables and plots of what was measured: bench.py, breaths.py and the experiments.
 
-Usage: document.py OUTPUT FIGURES.json … writes OUTPUT/README.md and its pictures.
+Usage: document.py OUTPUT [FIGURES.json …] keeps these figures in OUTPUT/figures, in the place of older ones of the same
+system or experiment, and writes OUTPUT/README.md and its pictures from all that are there.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from JointRegSegLib import metrics, models
@@ -31,25 +34,49 @@ REFERENCES = ("ANTs SyN", "generic")
 
 
 def main() -> int:
-    if len(sys.argv) < 3:
+    if len(sys.argv) < 2:
         print(__doc__, file=sys.stderr)
         return 2
     folder = Path(sys.argv[1])
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = ["# Benchmarks", "", "Written by `make bench`; do not edit. Means over pairs of people not trained on.", ""]
+    kept = folder / "figures"
+    kept.mkdir(parents=True, exist_ok=True)
     for path in sys.argv[2:]:
-        parts += chapter(json.loads(Path(path).read_text(encoding="utf-8")), folder)
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        (kept / f"{_name(found)}.json").write_text(json.dumps(_rounded(found)) + "\n", encoding="utf-8")
+    every = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(kept.glob("*.json"))]
+    parts = [
+        "# Benchmarks",
+        "",
+        "Written by `make bench`; do not edit. Means over people not trained on.",
+        "",
+    ]
+    for found in sorted(every, key=lambda found: "columns" in found):
+        parts += chapter(found, folder)
     (folder / "README.md").write_text("\n".join(parts), encoding="utf-8")
     return 0
+
+
+def _name(found: dict) -> str:
+    """Of the file that figures are kept in."""
+    return re.sub(r"\W+", "-", found.get("system") or found["title"]).strip("-").lower()
+
+
+def _rounded(found: Any) -> Any:
+    """Numbers with the digits that mean anything, for they are kept in the repository."""
+    if isinstance(found, float):
+        return float(f"{found:.5g}")
+    if isinstance(found, dict):
+        return {key: _rounded(value) for key, value in found.items()}
+    return [_rounded(value) for value in found] if isinstance(found, list) else found
 
 
 def chapter(found: dict, folder: Path) -> list[str]:
     """One system: its table, its structures, its plot; or the table of an experiment."""
     if "columns" in found:
         table = [found["columns"], ["---"] * len(found["columns"]), *found["rows"]]
-        return [f"## {found['title']}", "", *map(_line, table), "", f"{found['said']}.", ""]
+        return [f"## {found['title']}", "", *map(_line, table), "", f"{found['said']}; commit {found['commit']}.", ""]
     system, methods, names = found["system"], found["methods"], found["labels"]
-    out = [f"## {system.capitalize()}", "", f"{found['said']}, {found['machine']}.", ""]
+    out = [f"## {system.capitalize()}", "", f"{found['said']}, {found['machine']}; commit {found['commit']}.", ""]
     titles = ["method", "parameters", "memory, GB", "Dice30", *(title for title, *_ in COLUMNS)]
     out += [_line(titles), _line(["---"] * len(titles))]
     for name, rows in methods.items():

@@ -16,6 +16,7 @@ from pathlib import Path
 from JointRegSegTrainingLib import evaluation, subjects
 from JointRegSegTrainingLib.runs import load_run, part
 from JointRegSegTrainingLib.trainer import read_state
+from revision import revision
 
 Figures = list[dict[str, float]]
 
@@ -47,7 +48,8 @@ class Table:
         out.writerows([self.columns, *self.rows])
         print(self.said)
         if path:
-            path.write_text(json.dumps(asdict(self) | {"pairs": pairs}, indent=1), encoding="utf-8")
+            found = asdict(self) | {"commit": revision(), "pairs": pairs}
+            path.write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
 def parser(text: str, steps: int, meaning: str) -> argparse.ArgumentParser:

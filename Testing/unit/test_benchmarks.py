@@ -24,6 +24,7 @@ import few_labels
 import lung_cohort
 import trainings
 from cohorts import COHORTS
+from revision import revision
 
 
 def test_what_is_installed_is_measured(monkeypatch):
@@ -54,13 +55,32 @@ def test_the_document_compares_with_what_was_measured(tmp_path, reference):
         reference: [row(0.6)] * 8,
         "better": [row(0.7 + n / 100) for n in range(8)],
     }
-    found = {"system": "heart", "said": "8 pairs", "machine": "x", "labels": {"1": "left"}, "memory": {"better": 1.5}}
-    (tmp_path / "figures.json").write_text(json.dumps(found | {"methods": methods}))
+    found = {"system": "heart", "said": "8 pairs", "machine": "x", "commit": "abc", "labels": {"1": "left"}}
+    (tmp_path / "figures.json").write_text(json.dumps(found | {"memory": {"better": 1.5}, "methods": methods}))
     text = "\n".join(document.chapter(json.loads((tmp_path / "figures.json").read_text()), tmp_path))
+    assert "8 pairs, x; commit abc." in text
     assert f"Difference of Dice from {reference}, Wilcoxon" in text
     # All of eight pairs are better: 2 / 2**8, times the two tests.
     assert "| better | +0.135 | 100 % | 0.016 |" in text and "| better |  | 1.50 |" in text
     assert (tmp_path / "heart.png").stat().st_size > 1000
+
+
+def test_figures_stay_in_the_document_until_they_are_measured_again(tmp_path, monkeypatch):
+    """Those of another system, and an experiment's: they take days and are no part of `make bench`."""
+    out = tmp_path / "out"
+
+    def told(*paths: Path) -> str:
+        monkeypatch.setattr("sys.argv", ["document.py", str(out), *map(str, paths)])
+        assert document.main() == 0
+        return (out / "README.md").read_text()
+
+    for n, (title, dice) in enumerate((("Labels: few", 0.123456789), ("Symmetry", 0.7), ("Labels: few", 0.8))):
+        trainings.Table(title, f"{n} pairs", ["Dice"], [[f"{dice:.1f}"]]).tell(tmp_path / f"{n}.json", [{"dice": dice}])
+    first = told(tmp_path / "0.json", tmp_path / "1.json")
+    assert "## Labels: few" in first and "| 0.1 |" in first and "| 0.7 |" in first and "0 pairs; commit" in first
+    assert json.loads((out / "figures" / "labels-few.json").read_text())["pairs"] == [{"dice": 0.12346}]
+    again = told(tmp_path / "2.json")
+    assert "| 0.8 |" in again and "| 0.1 |" not in again and "| 0.7 |" in again and told() == again
 
 
 def test_hippocampi_are_cut_out_of_brains_on_one_side(tmp_path):
@@ -138,6 +158,7 @@ def test_the_table_of_few_labels_gets_into_the_document(tmp_path, capsys):
     assert apart == ["1", "apart", "0.605", "", "", "0.600", "", "", "0.0000"]
     assert together[2:4] == ["0.705", "+0.100"] and float(together[4]) < 1e-3
     written = document.chapter(json.loads((tmp_path / "figures.json").read_text()), tmp_path)
+    assert written[-2].endswith(f"commit {revision()}.")
     assert written[0] == "## DeepAtlas with few labels: brain" and "| 1 | apart | 0.605 |" in "\n".join(written)
 
 
