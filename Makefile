@@ -42,6 +42,7 @@ bench: $(VENV)/ready
 	for system in $$($(BIN)/python Testing/benchmarks/bench.py --list); do \
 		$(BIN)/python Testing/benchmarks/bench.py --system $$system --output bench/$$system || exit 1; done
 	$(BIN)/python Testing/benchmarks/breaths.py --output bench/breaths
+	$(BIN)/python Testing/benchmarks/breathing.py --output bench/breathing
 	$(BIN)/python Testing/benchmarks/document.py Resources/Benchmarks bench/*/figures.json
 	$(BIN)/python Testing/benchmarks/known_affine.py
 	$(BIN)/python Testing/benchmarks/large_ct.py

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -84,14 +86,18 @@ def detailed(
     begin = found.on(fine)
     seen = (zscore(image, image), None), (torch.ones(image.shape), 0.0)
     carried, known = (begin.warp(view, grid, fill=fill).to(device) for view, fill in seen)
-    target, free = zscore(target, target).to(device), _inner(fine, found.grid).to(device)
+    target, free = zscore(target, target).to(device), inner(fine, found.grid, STILL, 3 * [FADE]).to(device)
     levels, spacing = [Level(1, max(round(SHARE * steps), 1), RATE)], fine.spacing[::-1]
     ways = from_nothing(carried, target, objective, levels, progress, spacing=spacing, known=known, free=free)
     return found.after(*(_on(way.cpu(), fine, found.grid) for way in ways))
 
 
-def _inner(fine: Grid, whole: Grid) -> torch.Tensor:
-    """(1, 1, D, H, W) share of motion on ``fine``: see `STILL`, but where ``whole``, of the same axes, ends with it."""
+def inner(fine: Grid, whole: Grid, still: int, fade: Sequence[float]) -> torch.Tensor:
+    """(1, 1, D, H, W) share that ``fine`` has of what is on it: 1 but towards its ends, where ``whole`` goes on.
+
+    It is 0 in the ``still`` voxels at an end, and from there grows over ``fade`` voxels along i, j, k. Both lattices
+    have the same axes; where ``whole`` ends with ``fine`` the share stays 1.
+    """
     half = np.full(3, 0.5)
     begin = whole.to_index(fine.to_world(-half)) + half
     end = whole.to_index(fine.to_world(fine.size - half)) + half
@@ -101,7 +107,7 @@ def _inner(fine: Grid, whole: Grid) -> torch.Tensor:
         far = torch.full((n,), np.inf)
         first = index if begin[axis] > 0.5 else far
         last = n - 1 - index if end[axis] < whole.size[axis] - 0.5 else far
-        ramp = ((torch.minimum(first, last) - STILL + 1) / (FADE + 1)).clamp(0, 1)
+        ramp = ((torch.minimum(first, last) - still + 1) / (fade[axis] + 1)).clamp(0, 1)
         out = out * ramp.reshape([-1 if a == 4 - axis else 1 for a in range(5)])
     return out
 

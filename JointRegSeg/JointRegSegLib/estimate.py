@@ -51,8 +51,9 @@ class Estimate:
     """A deformation on a working lattice, its inverse a first approximation only, and what the network saw.
 
     ``*_probabilities`` are (1, K, d, h, w) memberships with the background on ``*_grid``; ``disagreement`` is the mean
-    distance in mm by which the network's own two directions miss each other. ``sliding`` says that the deformation
-    jumps where an organ slides, and that nothing beyond its lattice was looked at.
+    distance in mm by which the network's own two directions miss each other. ``outlines`` are (1, 1, D, H, W) labels of
+    the model on the images' own grids, fixed and moving, where something better than the most probable ones is known.
+    ``sliding`` says that the deformation jumps where an organ slides, and that beyond its lattice nothing is looked at.
     """
 
     deformation: Deformation
@@ -62,6 +63,7 @@ class Estimate:
     fixed_probabilities: torch.Tensor | None = None
     moving_probabilities: torch.Tensor | None = None
     disagreement: float | None = None
+    outlines: Sequence[torch.Tensor] | None = None
     sliding: bool = False
 
 
@@ -75,10 +77,12 @@ def by_model(
     side: int,
     device: torch.device,
     progress: Progress = silent,
+    closer: bool = True,
 ) -> Estimate:
     """One pass of a bundle's network, then ``refine`` steps of optimization.
 
-    ``side`` is that of `by_optimization`, for bundles whose refinement is `Refinement.anew`.
+    ``side`` is that of `by_optimization`, for bundles whose refinement is `Refinement.anew`; without ``closer`` it does
+    not end at a finer resolution.
 
     Raises
     ------
@@ -153,7 +157,8 @@ def by_model(
         organs = None if probabilities["fixed"] is None else probabilities["fixed"][:, :1] < 0.5
         box = None if organs is None else around(organs, lattice, fixed.grid)
         part = None if box is None else fixed.cropped(*box)
-        found = _optimized(fixed, moving, begin, refine, refine, similarity, side, device, told, part, found)
+        more = refine if closer else 0
+        found = _optimized(fixed, moving, begin, refine, more, similarity, side, device, told, part, found)
     return Estimate(
         found,
         preprocessing.alignment,

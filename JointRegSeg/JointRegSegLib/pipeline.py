@@ -19,6 +19,7 @@ from .deformation import Deformation, field_lattice, scalar_image, vector_image
 from .errors import InputError
 from .estimate import Estimate, Volume, by_model, by_optimization
 from .geometry import Grid, resample
+from .lung.refined import refined
 from .options import check_options
 from .progress import Progress, silent, tell
 from .regularize import LIMIT, invertible
@@ -268,7 +269,12 @@ def _estimate(
             return by_organs(*volumes, organs, refine, similarity, side, where, progress)
         if bundle is None:
             return by_optimization(*volumes, refine, similarity, align, side, where, progress)
-        return by_model(bundle, *volumes, refine, similarity, align, side, where, progress)
+        options = (refine, similarity, align, side, where, progress)
+        slides = refine and bundle.manifest["refinement"].get("slides")
+        found = refined(bundle, *volumes, *options) if slides else None
+        if found is not None:
+            notes.append("the lungs were outlined by density, and slide along the wall")
+        return found or by_model(bundle, *volumes, *options)
 
     try:
         return attempt(chosen), chosen
@@ -314,14 +320,13 @@ def _assemble(
     if bundle is not None and estimate.fixed_probabilities is not None:
         out.label_names = {label["value"]: label["name"] for label in bundle.manifest["labels"]}
         out.label_colors = {label["value"]: label["color"] for label in bundle.manifest["labels"]}
-        for name, image in (("fixed", fixed), ("moving", moving)):
-            found = segmentation_on(
-                getattr(estimate, f"{name}_probabilities"),
-                getattr(estimate, f"{name}_grid"),
-                image,
-                bundle.label_values,
-            )
-            setattr(out, f"{name}_segmentation", found)
+        for n, (name, image) in enumerate((("fixed", fixed), ("moving", moving))):
+            seen = getattr(estimate, f"{name}_probabilities"), getattr(estimate, f"{name}_grid")
+            if estimate.outlines is None:
+                labels = segmentation_on(*seen, image, bundle.label_values)
+            else:
+                labels = scalar_image(estimate.outlines[n], files.grid_of(image))
+            setattr(out, f"{name}_segmentation", labels)
         out.warped_segmentation = carry_labels(out.moving_segmentation, fixed, transform)
     return out
 

@@ -118,6 +118,8 @@ class Refinement(Objective):
         Whether to optimize as `generic` does, on its lattice, from the network's answer or from an affine map: that
         from which the images come to be more alike. Nothing else but ``turn`` counts then, and the steps asked for are
         those of a small lattice, see `estimate.STEPS`. For networks that see much less than the images show.
+    slides : bool
+        Whether the structures are lungs that slide along the wall, where both images are CT: see `lung.refined`.
     """
 
     window: int = 3
@@ -132,6 +134,7 @@ class Refinement(Objective):
     spread: int = 1
     turn: float = 0.0
     anew: bool = False
+    slides: bool = False
 
     def levels(self, steps: int) -> list[Level]:
         """``steps`` at each resolution."""

@@ -1,4 +1,4 @@
-"""A simulated breath of a diseased person, whose motion is known: `generic` with lungs that slide comes near to it."""
+"""A simulated breath of a diseased person, whose motion is known: with lungs that slide one comes near to it."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
 """What each part of the symmetric network's training adds: Table 1 of Estienne et al. 2020, for the hippocampus.
 
-The published network is trained in one direction, then in both; then it begins with the weights of a pretraining on
-hippocampi that were cut out of whole brains, of which the label of the whole hippocampus is known; and then on the same
-with noisy labels of its parts, by a network that learned to segment from the training people. All trainings have as
-many steps and the same seed, and go on where they were when this is called again. Figures are those of pairs of people
-who were left out altogether; p is that of Wilcoxon's signed-rank test against the line above, corrected after Holm.
+The published network (configuration symmetric-hippocampus-published) is trained in one direction, then in both; then it
+begins with the weights of a pretraining on hippocampi that were cut out of whole brains, of which the label of the
+whole hippocampus is known; and then on the same with noisy labels of its parts, by a network that learned to segment
+from the training people. All trainings have as many steps and the same seed, and go on where they were when this is
+called again. Figures are those of pairs of people who were left out altogether; p is that of Wilcoxon's signed-rank
+test against the line above, corrected after Holm.
 """
 
 from __future__ import annotations
@@ -25,15 +26,10 @@ from scipy.stats import wilcoxon
 from trainings import Figures, OutOfTime, Table, Trainings, bundle, call, figures, parser
 
 BASELINE, SYMMETRY, PRETRAINING, NOISY = "baseline", "+ symmetry", "+ pretraining", "+ noisy labels"
+CONFIG = "symmetric-hippocampus-published"
 #: Values of right and left hippocampus in the brains' labels, and size in mm of what is cut out, along L, P and S.
 RIGHT, LEFT = 47, 48
 CROP = (44, 60, 44)
-#: The network, the loss and the lack of individual variation of the paper; fewer channels (see --set), a higher rate.
-PAPER = (
-    "arguments={warping: false, joint: false, velocity: false, passes: 1, finest: 0, classes: 0}",
-    "weights={similarity: 1, overlap: 1, gradient: 0.1, inverse: 0, smoothness: 0, folding: 0, segmentation: 0}",
-    "augmentation={own_rotation: 0, own_translation: 0, elastic: 0, contrast: 0, bias: 0, noise: 0}",
-)
 #: Of the pretraining: one label, which both parts belong to where they are told apart.
 WHOLE = 'labels=[{value: 1, name: hippocampus, color: "#e8a33d", sources: [1, 2]}]'
 #: Of the network that gives noisy labels.
@@ -70,12 +66,12 @@ def trained(arguments: argparse.Namespace) -> Iterator[tuple[str, Path]]:
         call("cohort", data / "hippocampus", "--output", people, *split)
     if not crops.exists():
         with_training(people, cut_out(data / "brain", folder / "crops"), crops)
-    trainings = Trainings("symmetric-hippocampus", (*PAPER, *arguments.set), arguments.max_minutes)
+    trainings = Trainings(CONFIG, arguments.set, arguments.max_minutes)
     yield BASELINE, trainings.train(folder / "baseline", people, steps, ("both_ways=false",))
     yield SYMMETRY, trainings.train(folder / "symmetry", people, steps)
     first = trainings.train(folder / "first", crops, steps, (WHOLE,))
     yield PRETRAINING, trainings.train(folder / "pretraining", people, steps, (), bundle(first))
-    segmenting = Trainings("symmetric-hippocampus", (*SEGMENTING, *arguments.set), trainings.left)
+    segmenting = Trainings(CONFIG, (*SEGMENTING, *arguments.set), trainings.left)
     model = bundle(segmenting.train(folder / "segmenting", people, steps))
     if not noisy.exists():
         bare = [replace(row, labels=None) for row in cohort.read(crops) if row.split == "train"]

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 import torch
+from breaths import RUNS
 from JointRegSegLib import files
 from JointRegSegLib.deformation import Deformation
 from JointRegSegLib.lung.expansion import RESOLUTION, Expansion, derivative, unfolded
@@ -22,6 +23,7 @@ from JointRegSegLib.pipeline import register_and_segment
 from JointRegSegLib.tables import read_table
 from JointRegSegTrainingLib.classifier import simulate
 from scipy.ndimage import distance_transform_edt
+from trainings import Table
 
 #: What counts as the lungs' surroundings: within so many mm of them, and denser than this in HU; and as bone.
 NEAR, BODY, BONE = 30.0, -500, 150
@@ -36,23 +38,29 @@ def main() -> int:
     parser.add_argument("--data", default="", help="CT volumes to simulate in, as of jointregseg simulate-cohort")
     parser.add_argument("--spacing", type=float, default=2.5)
     parser.add_argument("--severity", type=float, default=0.6)
-    parser.add_argument("--model", default="generic")
-    parser.add_argument("--refine", type=int, default=0)
-    parser.add_argument("--whole", action="store_true", help="without the lungs as organs that slide")
+    parser.add_argument("--methods", nargs="+", choices=RUNS, default=list(RUNS))
     given = parser.parse_args()
     people = given.output / "people"
     asked = simulate.Simulation(given.people, given.people // 2, given.severity, 0, given.data, given.spacing)
     simulate.simulate(asked, people)
     print(f"{'':<12}" + "".join(f"{name:>10}" for name in COLUMNS))
-    rows = []
-    for row in read_table(people / simulate.TRUTH, ("case", *FILES), ("subject", "diagnosis", "split")):
-        place = {name: people / row[name] for name in FILES}
-        organs = {f"{side}_organs": place[f"{side}_labels"] for side in ("fixed", "moving")}
-        organs = {} if given.whole or given.model != "generic" else organs
-        found = register_and_segment(place["fixed"], place["moving"], given.model, refine=given.refine, **organs)
-        rows.append([*compared(place, found.deformation), found.report["seconds"]["total"]])
-        show(row["case"], rows[-1])
-    show("mean", np.mean(rows, 0))
+    found = {}
+    for method in given.methods:
+        options, slide = RUNS[method]
+        print(method)
+        found[method] = []
+        for row in read_table(people / simulate.TRUTH, ("case", *FILES), ("subject", "diagnosis", "split")):
+            place = {name: people / row[name] for name in FILES}
+            organs = {f"{side}_organs": place[f"{side}_labels"] for side in ("fixed", "moving")} if slide else {}
+            result = register_and_segment(place["fixed"], place["moving"], **options, **organs)
+            found[method].append([*compared(place, result.deformation), result.report["seconds"]["total"]])
+            print(f"{row['case']:<12}" + "".join(f"{value:>10.2f}" for value in found[method][-1]), flush=True)
+    said = f"means over {given.people} simulated people, half of them healthy; errors and motion before in mm, of the "
+    said += f"lungs, of the body within {NEAR:.0f} mm of them and of the bones there; seconds with all checks, on "
+    said += f"{torch.get_num_threads()} CPU threads"
+    lines = [[name, *(f"{x:.2f}" for x in np.mean(rows, 0))] for name, rows in found.items()]
+    table = Table("Simulated breaths, whose motion is known", said, ["method", *COLUMNS], lines)
+    table.tell(given.output / "figures.json", found)
     return 0
 
 
@@ -78,11 +86,6 @@ def compared(place: dict[str, Path], found: Deformation) -> list[float]:
     for resolution in (0.0, RESOLUTION):
         out.append(np.corrcoef(Expansion.of(own, mask, True, resolution).volume_ratio, known)[0, 1])
     return [*out, 100 * folded.mean()]
-
-
-def show(name: str, row: np.ndarray) -> None:
-    """A line of the table."""
-    print(f"{name:<12}" + "".join(f"{value:>10.2f}" for value in row), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,118 @@
+"""A model of lungs, refined in CT: outlined by density, and free to slide along the wall that they lie in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from .. import fields
+from ..deformation import Deformation, field_lattice
+from ..detail import inner
+from ..errors import InputError
+from ..estimate import Estimate, Volume, by_model
+from ..geometry import Grid, resample
+from ..models import Bundle
+from ..preprocess import is_ct
+from ..progress import Progress, silent
+from ..regularize import LIMIT, invertible, without_folds
+from ..similarity import Similarity
+from ..sliding import by_organs
+from . import threshold
+
+#: Distance in mm, from the end of what was looked at around the lungs, over which the one motion becomes the other.
+FADE = 20.0
+#: One of so many steps that are asked for is added around the lungs, where a step costs most and many are made anyway.
+MORE = 4
+#: Of all the time, the share of what the whole images need.
+SHARE = 0.4
+
+
+def refined(
+    bundle: Bundle,
+    fixed: Volume,
+    moving: Volume,
+    refine: int,
+    similarity: Similarity,
+    align: str | None,
+    side: int,
+    device: torch.device,
+    progress: Progress = silent,
+) -> Estimate | None:
+    """What `estimate.by_model` finds, but for the lungs and what is near them, which `sliding.by_organs` registers.
+
+    None where one of the images is no CT, or no lungs are found in it.
+
+    Raises
+    ------
+    ModelError, InputError, Canceled
+        As the two of them do.
+    """
+    outlines = _outlines(bundle, fixed, moving)
+    if outlines is None:
+        return None
+
+    def first(stage: str, fraction: float) -> bool | None:
+        return progress(stage, SHARE * fraction if stage == "refining" else fraction)
+
+    def second(stage: str, fraction: float) -> bool | None:
+        begun, share = {"affine": (0.0, 0.1), "deformation": (0.1, 0.9)}[stage]
+        return progress("refining", SHARE + (1 - SHARE) * (begun + share * fraction))
+
+    whole = by_model(bundle, fixed, moving, refine, similarity, align, side, device, first, closer=False)
+    slid = by_organs(fixed, moving, outlines, refine // MORE, similarity, side, device, second)
+    around = invertible(whole.deformation.on(field_lattice(fixed.grid)), LIMIT)
+    return replace(whole, deformation=beside(slid.deformation, around), outlines=outlines, sliding=True)
+
+
+def _outlines(bundle: Bundle, fixed: Volume, moving: Volume) -> list[torch.Tensor] | None:
+    """(1, 1, D, H, W) labels of the bundle in both images."""
+    names = {label["name"]: label["value"] for label in bundle.manifest["labels"]}
+    out = []
+    for volume in (fixed, moving):
+        hu = volume.values[0, 0].numpy()
+        if not is_ct(hu):
+            return None
+        try:
+            lungs = threshold.lungs(hu, volume.grid)
+        except InputError:
+            return None
+        labels = np.zeros_like(lungs)
+        for value, name in threshold.NAMES.items():
+            labels[lungs == value] = names[name]
+        out.append(torch.from_numpy(labels)[None, None])
+    return out
+
+
+def beside(part: Deformation, whole: Deformation) -> Deformation:
+    """The map of ``part`` where its lattice is, which becomes that of ``whole`` within `FADE` of the lattice's ends.
+
+    Both lattices have the same axes; the outcome is on that of ``whole``.
+    """
+    share = inner(part.grid, whole.grid, 1, FADE / part.grid.spacing)
+    counts = _at_voxels(resample(share, part.grid, whole.grid, fill=0.0))
+    points = whole.grid.to_world(np.indices(whole.grid.shape)[::-1].reshape(3, -1).T)
+    near = counts[:, 0] > 0
+    there = whole.to_moving(points)
+    there[near] += counts[near] * (part.to_moving(points[near]) - there[near])
+    back = np.linalg.inv(whole.affine)
+    forward = _voxels(there @ back[:3, :3].T + back[:3, 3] - points, whole.grid)
+    # The way back counts as the way there does in the place that it comes from.
+    counts = _at_voxels(fields.warp(resample(share, part.grid, whole.grid, fill=0.0), whole.inverse))
+    near = counts[:, 0] > 0
+    begin = points + _at_voxels(fields.to_world(whole.inverse, whole.grid))
+    moved = points[near] @ whole.affine[:3, :3].T + whole.affine[:3, 3]
+    begin[near] += counts[near] * (part.to_fixed(moved) - begin[near])
+    forward, inverse = (without_folds(u) for u in (forward, _voxels(begin - points, whole.grid)))
+    return replace(whole, displacement=forward, inverse=inverse)
+
+
+def _at_voxels(values: torch.Tensor) -> np.ndarray:
+    """(n, C) of (1, C, D, H, W)."""
+    return values[0].flatten(1).T.double().numpy()
+
+
+def _voxels(vectors: np.ndarray, grid: Grid) -> torch.Tensor:
+    """(1, 3, D, H, W) in voxels of (n, 3) in LPS mm."""
+    return fields.to_voxel(torch.from_numpy(vectors.T.reshape(1, 3, *grid.shape)).float(), grid)
