@@ -73,7 +73,7 @@ def test_the_network_learns_them(made, plan, cohort_folder, tmp_path):
 
     subjects = load([r for r in cohort.read(made["cohort"]) if r.split == "train"], plan)
     seen = {}
-    run = trainer.Trainer(replace(plan, rate=2e-2, pairs=2), subjects, tmp_path / "run", references=made["references"])
+    run = trainer.Trainer(replace(plan, rate=1e-2, pairs=2), subjects, tmp_path / "run", references=made["references"])
     run.run(every=80, report=lambda step, terms: seen.setdefault(step, terms["velocity"]))
     assert 0 < seen[240] < 0.85 * seen[80]
 
