@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from JointRegSegLib import models
 from JointRegSegLib.deformation import Deformation
-from JointRegSegLib.estimate import Volume
+from JointRegSegLib.estimate import Estimate, Volume
 from JointRegSegLib.geometry import Grid
+from JointRegSegLib.lung import refined as module
+from JointRegSegLib.lung import threshold
 from JointRegSegLib.lung.refined import FADE, beside, refined
 from scipy.spatial.transform import Rotation
 
@@ -97,3 +101,33 @@ def test_what_is_no_ct_is_left_to_the_model(whole):
     empty = Volume(torch.full((1, 1, *whole.grid.shape), -1000.0), whole.grid)
     empty.values[..., 10:30, 10:30, 10:30] = 40.0  # a body without lungs
     assert refined(bundle, empty, empty, 10, "lncc", None, 48, torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize(
+    ("names", "outlined"), [({"right lung": 300, "left lung": 2}, True), ({"right upper lobe": 1}, False), ({}, False)]
+)
+def test_a_lung_without_partner_and_other_labels(whole, monkeypatch, names, outlined):
+    """What is in one of them only does not slide; only a model of both lungs has its labels told by density."""
+    lungs = np.zeros((2, *whole.grid.shape), np.uint8)
+    lungs[:, 10:30, 10:30, 5:20] = threshold.RIGHT
+    lungs[0, 10:30, 10:30, 28:40] = threshold.LEFT
+    images = [Volume(torch.full((1, 1, *whole.grid.shape), float(n)), whole.grid) for n in range(2)]
+    seen = []
+
+    def organs_of(fixed: Volume, moving: Volume, organs: list, *rest: object) -> Estimate:
+        seen.extend(organ[0, 0].numpy() for organ in organs)
+        return Estimate(whole, "organs", sliding=True)
+
+    monkeypatch.setattr(module, "_lungs", lambda volume: lungs[int(volume.values.max())])
+    monkeypatch.setattr(module, "by_model", lambda *rest, closer: Estimate(whole, "world"))
+    monkeypatch.setattr(module, "by_organs", organs_of)
+    bundle = SimpleNamespace(manifest={"labels": [{"name": name, "value": value} for name, value in names.items()]})
+    found = refined(bundle, *images, 10, "lncc", None, 48, torch.device("cpu"))
+    np.testing.assert_array_equal(seen, lungs == threshold.RIGHT)
+    assert (found.outlines is not None) == outlined
+    if outlined:
+        expected = np.select([lungs == threshold.RIGHT, lungs == threshold.LEFT], [300, 2])
+        np.testing.assert_array_equal([labels[0, 0].numpy() for labels in found.outlines], expected)
+    lungs[1] = np.where(lungs[1] == threshold.RIGHT, threshold.LEFT, 0)
+    lungs[0][lungs[0] == threshold.LEFT] = 0
+    assert refined(bundle, *images, 10, "lncc", None, 48, torch.device("cpu")) is None

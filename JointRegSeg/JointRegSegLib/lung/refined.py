@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -49,9 +50,14 @@ def refined(
     ModelError, InputError, Canceled
         As the two of them do.
     """
-    outlines = _outlines(bundle, fixed, moving)
-    if outlines is None:
+    found = [_lungs(volume) for volume in (fixed, moving)]
+    if any(lungs is None for lungs in found):
         return None
+    # A lung that is too small in one of them has no partner in the other one.
+    sides = [n for n in threshold.NAMES if all((lungs == n).any() for lungs in found)]
+    if not sides:
+        return None
+    organs = [torch.from_numpy(np.isin(lungs, sides))[None, None] for lungs in found]
 
     def first(stage: str, fraction: float) -> bool | None:
         return progress(stage, SHARE * fraction if stage == "refining" else fraction)
@@ -61,28 +67,31 @@ def refined(
         return progress("refining", SHARE + (1 - SHARE) * (begun + share * fraction))
 
     whole = by_model(bundle, fixed, moving, refine, similarity, align, side, device, first, closer=False)
-    slid = by_organs(fixed, moving, outlines, refine // MORE, similarity, side, device, second)
+    slid = by_organs(fixed, moving, organs, refine // MORE, similarity, side, device, second)
     around = invertible(whole.deformation.on(field_lattice(fixed.grid)), LIMIT)
-    return replace(whole, deformation=beside(slid.deformation, around), outlines=outlines, sliding=True)
+    joint = beside(slid.deformation, around)
+    return replace(whole, deformation=joint, outlines=_outlines(bundle, found), sliding=True)
 
 
-def _outlines(bundle: Bundle, fixed: Volume, moving: Volume) -> list[torch.Tensor] | None:
-    """(1, 1, D, H, W) labels of the bundle in both images."""
+def _lungs(volume: Volume) -> np.ndarray | None:
+    """What `threshold.lungs` finds; None in what is no CT, and where it finds nothing."""
+    hu = volume.values[0, 0].numpy()
+    if not is_ct(hu):
+        return None
+    try:
+        return threshold.lungs(hu, volume.grid)
+    except InputError:
+        return None
+
+
+def _outlines(bundle: Bundle, found: Sequence[np.ndarray]) -> list[torch.Tensor] | None:
+    """(1, 1, D, H, W) labels of the bundle; None if it tells other structures than right and left lung."""
     names = {label["name"]: label["value"] for label in bundle.manifest["labels"]}
-    out = []
-    for volume in (fixed, moving):
-        hu = volume.values[0, 0].numpy()
-        if not is_ct(hu):
-            return None
-        try:
-            lungs = threshold.lungs(hu, volume.grid)
-        except InputError:
-            return None
-        labels = np.zeros_like(lungs)
-        for value, name in threshold.NAMES.items():
-            labels[lungs == value] = names[name]
-        out.append(torch.from_numpy(labels)[None, None])
-    return out
+    if set(names) != set(threshold.NAMES.values()):
+        return None
+    own = [names[threshold.NAMES[n]] for n in (threshold.RIGHT, threshold.LEFT)]
+    values = np.array([0, *own], np.uint8 if max(own) < 256 else np.uint16)
+    return [torch.from_numpy(values[lungs])[None, None] for lungs in found]
 
 
 def beside(part: Deformation, whole: Deformation) -> Deformation:
