@@ -74,7 +74,8 @@ def chapter(found: dict, folder: Path) -> list[str]:
     """One system: its table, its structures, its plot; or the table of an experiment."""
     if "columns" in found:
         table = [found["columns"], ["---"] * len(found["columns"]), *found["rows"]]
-        return [f"## {found['title']}", "", *map(_line, table), "", f"{found['said']}; commit {found['commit']}.", ""]
+        origin = f"`{found['command']}`, commit {found['commit']}"
+        return [f"## {found['title']}", "", *map(_line, table), "", f"{found['said']}; {origin}.", ""]
     system, methods, names = found["system"], found["methods"], found["labels"]
     out = [f"## {system.capitalize()}", "", f"{found['said']}, {found['machine']}; commit {found['commit']}.", ""]
     titles = ["method", "parameters", "memory, GB", "Dice30", *(title for title, *_ in COLUMNS)]

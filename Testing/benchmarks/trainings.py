@@ -6,6 +6,7 @@ import argparse
 import csv
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -19,6 +20,8 @@ from JointRegSegTrainingLib.trainer import read_state
 from revision import revision
 
 Figures = list[dict[str, float]]
+#: Options that name folders.
+PLACES = ("--output", "--data", "--cohort")
 
 
 class OutOfTime(Exception):
@@ -48,8 +51,15 @@ class Table:
         out.writerows([self.columns, *self.rows])
         print(self.said)
         if path:
-            found = asdict(self) | {"commit": revision(), "pairs": pairs}
+            found = asdict(self) | {"command": _command(), "commit": revision(), "pairs": pairs}
             path.write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+
+def _command() -> str:
+    """This process's, without the folders that it reads and writes."""
+    words = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    places = {n + 1 for n, word in enumerate(words) if word in PLACES}
+    return shlex.join(word for n, word in enumerate(words) if n not in places and word not in PLACES)
 
 
 def parser(text: str, steps: int, meaning: str) -> argparse.ArgumentParser:

@@ -75,9 +75,15 @@ def test_figures_stay_in_the_document_until_they_are_measured_again(tmp_path, mo
         return (out / "README.md").read_text()
 
     for n, (title, dice) in enumerate((("Labels: few", 0.123456789), ("Symmetry", 0.7), ("Labels: few", 0.8))):
+        monkeypatch.setattr("sys.argv", ["a/document.py", "--output", "b", str(n), "--data", "c"])
         trainings.Table(title, f"{n} pairs", ["Dice"], [[f"{dice:.1f}"]]).tell(tmp_path / f"{n}.json", [{"dice": dice}])
     first = told(tmp_path / "0.json", tmp_path / "1.json")
-    assert "## Labels: few" in first and "| 0.1 |" in first and "| 0.7 |" in first and "0 pairs; commit" in first
+    assert (
+        "## Labels: few" in first
+        and "| 0.1 |" in first
+        and "| 0.7 |" in first
+        and "0 pairs; `document.py 0`, commit" in first
+    )
     assert json.loads((out / "figures" / "labels-few.json").read_text())["pairs"] == [{"dice": 0.12346}]
     again = told(tmp_path / "2.json")
     assert "| 0.8 |" in again and "| 0.1 |" not in again and "| 0.7 |" in again and told() == again
