@@ -27,6 +27,8 @@ from trainings import Figures, OutOfTime, Table, Trainings, bundle, call, figure
 
 BASELINE, SYMMETRY, PRETRAINING, NOISY = "baseline", "+ symmetry", "+ pretraining", "+ noisy labels"
 CONFIG = "symmetric-hippocampus-published"
+#: Of significance.
+LEVEL = 0.05
 #: Values of right and left hippocampus in the brains' labels, and size in mm of what is cut out, along L, P and S.
 RIGHT, LEFT = 47, 48
 CROP = (44, 60, 44)
@@ -131,9 +133,12 @@ def table(found: dict[str, Figures]) -> Table:
         gained = "" if last is None else f"{(values[name] - values[last]).mean():+.3f}"
         lines.append([*line, gained, "" if last is None else f"{corrected[name]:.2g}"])
         last = name
+    said = f"{len(before)} pairs of people who were left out; gain and p beside the line above"
+    if useless := [name for name, p in corrected.items() if p > LEVEL]:
+        said += f"; no gain or loss that can be told from chance: {', '.join(useless)}"
     return Table(
         "What each part of the symmetric network's training adds: hippocampus",
-        f"{len(before)} pairs of people who were left out; gain and p beside the line above",
+        said,
         ["training", "Dice", "Dice30", "HD95, voxels", "spread of log J", "folded, %", "gain", "p"],
         lines,
     )

@@ -29,7 +29,7 @@ from scores import Row, score
 
 FIRST = ("", "Dice", "Dice30", "HD95", "fixed", "folded", "SDlogJ", "std", "there and back", "sec")
 SECOND = ("", "", "", "vox", "seg.", "%", "L2R", "logJ", "mean, max vox", "")
-WIDTHS = (-34, 7, 8, 7, 7, 9, 8, 7, 17, 7)
+WIDTHS = (-42, 7, 8, 7, 7, 9, 8, 7, 17, 7)
 
 
 def main() -> int:
@@ -121,7 +121,7 @@ def show(name: str, rows: list[Row]) -> None:
     worst = max((row.get("max_error", np.nan) for row in rows), default=np.nan)
     trip = f"{mean('mean_error', 0, 3)}, {worst:.2f}" if "mean_error" in rows[0] else ""
     print(
-        f"{name:<34}{mean('dice', 7, 3)}{hardest:>8.3f}{mean('hd95', 7, 2)}{mean('segmentation', 7, 3)}"
+        f"{name:<42}{mean('dice', 7, 3)}{hardest:>8.3f}{mean('hd95', 7, 2)}{mean('segmentation', 7, 3)}"
         f"{mean('folded', 9, 4, 100)}{mean('sdlogj', 8, 3)}{mean('spread', 7, 3)}{trip:>17}{mean('seconds', 7, 2)}",
         flush=True,
     )

@@ -150,6 +150,7 @@ def test_the_table_of_the_ablation():
     assert first[:3] == ["unregistered", "0.500", "0.500"]
     assert symmetry[-2:] == ["+0.100", "0.0039"]  # 2 / 2**10, times two tests
     assert pretraining[-2:] == ["+0.000", "1"]
+    assert table.said.endswith(f"told from chance: {pretraining[0]}")
 
 
 def test_the_table_of_few_labels_gets_into_the_document(tmp_path, capsys):
