@@ -273,7 +273,7 @@ def _estimate(
         slides = refine and bundle.manifest["refinement"].get("slides")
         found = refined(bundle, *volumes, *options) if slides else None
         if found is not None:
-            notes.append("the lungs were outlined by density, and slide along the wall")
+            notes.append("the lungs were found by density, and slide along the wall")
         return found or by_model(bundle, *volumes, *options)
 
     try:

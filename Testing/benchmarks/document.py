@@ -44,12 +44,8 @@ def main() -> int:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
         (kept / f"{_name(found)}.json").write_text(json.dumps(_rounded(found)) + "\n", encoding="utf-8")
     every = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(kept.glob("*.json"))]
-    parts = [
-        "# Benchmarks",
-        "",
-        "Written by `make bench`; do not edit. Means over people not trained on.",
-        "",
-    ]
+    said = "Written by `document.py`; do not edit. Means over people not trained on, unless a line says so;"
+    parts = ["# Benchmarks", "", said, "Dice30 is that of the 30 % of pairs that were hardest before.", ""]
     for found in sorted(every, key=lambda found: "columns" in found):
         parts += chapter(found, folder)
     (folder / "README.md").write_text("\n".join(parts), encoding="utf-8")

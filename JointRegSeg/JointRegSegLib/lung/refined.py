@@ -100,19 +100,20 @@ def beside(part: Deformation, whole: Deformation) -> Deformation:
     Both lattices have the same axes; the outcome is on that of ``whole``.
     """
     share = inner(part.grid, whole.grid, 1, FADE / part.grid.spacing)
-    counts = _at_voxels(resample(share, part.grid, whole.grid, fill=0.0))
+    share = resample(share, part.grid, whole.grid, fill=0.0)
     points = whole.grid.to_world(np.indices(whole.grid.shape)[::-1].reshape(3, -1).T)
-    near = counts[:, 0] > 0
+    weight = _at_voxels(share)
+    near = weight[:, 0] > 0
     there = whole.to_moving(points)
-    there[near] += counts[near] * (part.to_moving(points[near]) - there[near])
+    there[near] += weight[near] * (part.to_moving(points[near]) - there[near])
     back = np.linalg.inv(whole.affine)
     forward = _voxels(there @ back[:3, :3].T + back[:3, 3] - points, whole.grid)
-    # The way back counts as the way there does in the place that it comes from.
-    counts = _at_voxels(fields.warp(resample(share, part.grid, whole.grid, fill=0.0), whole.inverse))
-    near = counts[:, 0] > 0
+    # The way back, from moving to fixed points, counts as the way there does in the place that it leads to.
+    weight = _at_voxels(fields.warp(share, whole.inverse))
+    near = weight[:, 0] > 0
     begin = points + _at_voxels(fields.to_world(whole.inverse, whole.grid))
     moved = points[near] @ whole.affine[:3, :3].T + whole.affine[:3, 3]
-    begin[near] += counts[near] * (part.to_fixed(moved) - begin[near])
+    begin[near] += weight[near] * (part.to_fixed(moved) - begin[near])
     forward, inverse = (without_folds(u) for u in (forward, _voxels(begin - points, whole.grid)))
     return replace(whole, displacement=forward, inverse=inverse)
 

@@ -34,6 +34,6 @@ def test_lungs_are_outlined_by_density_and_followed():
     assert result.deformation.grid.matches(grid_of(pair.fixed))
     assert float(result.deformation.jacobian().min()) > 0
     assert np.median(np.linalg.norm(result.deformation.to_fixed(truth) - points, axis=1)) < 0.5 * before
-    assert "the lungs were outlined by density, and slide along the wall" in result.report["notes"]
+    assert "the lungs were found by density, and slide along the wall" in result.report["notes"]
     assert all(a <= b for a, b in zip(stages["refining"], stages["refining"][1:], strict=False))
     assert 0.9 < stages["refining"][-1] <= 1
