@@ -26,6 +26,8 @@ GENERIC_ENTRY = {
     "license": "Apache-2.0",
     "labels": [],
 }
+#: What a bundle's folder holds.
+FILES = ("model.json", "weights.safetensors")
 #: Largest side of a model's lattice in voxels, as in ``model.schema.json``.
 LARGEST_SIDE = 1024
 #: How far beyond the training images' range a length or volume may lie, as a share of the bound.
@@ -115,6 +117,11 @@ def require_version(manifest: dict[str, Any], folder: Path) -> None:
         raise ModelError(f"{folder}: needs JointRegSeg {manifest['requires']}, this is {__version__}; update it")
 
 
+def is_shipped(name: str) -> bool:
+    """Whether a model of this name comes with this version."""
+    return name == GENERIC or any((path / name).is_dir() for path in _SHIPPED)
+
+
 class NameTaken(InputError):
     """The user has a model of this name; it is replaced only if that is wanted."""
 
@@ -131,12 +138,11 @@ def install(folder: Path, replace: bool = False) -> str:
     InputError
         If the name is that of a model that ships with this version, or the folder cannot be written.
     """
-    names = ("model.json", "weights.safetensors")
-    absent = [name for name in names if not (folder / name).is_file()]
+    absent = [name for name in FILES if not (folder / name).is_file()]
     if absent:
-        raise ModelError(f"{folder}: is no model bundle, for it has no {absent[0]}; choose a folder with {names[0]}")
+        raise ModelError(f"{folder}: is no model bundle, for it has no {absent[0]}; choose a folder with {FILES[0]}")
     try:
-        text, weights = ((folder / name).read_bytes() for name in names)
+        text, weights = ((folder / name).read_bytes() for name in FILES)
     except OSError as error:
         raise ModelError(f"{folder}: cannot be read ({error.strerror}); check permissions") from None
     try:
@@ -155,7 +161,7 @@ def install(folder: Path, replace: bool = False) -> str:
     if hashlib.sha256(weights).hexdigest() != manifest["sha256"]:
         raise ModelError(f"{folder}: the weights do not match the checksum in model.json; get the bundle anew")
     name = manifest["name"]
-    if name == GENERIC or any((path / name).is_dir() for path in _SHIPPED):
+    if is_shipped(name):
         raise InputError(f"'{name}' is the name of a model that ships with JointRegSeg; rename it in its model.json")
     target = user_folder() / name
     if target.exists() and not replace:

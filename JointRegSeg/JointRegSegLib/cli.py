@@ -70,7 +70,7 @@ CURES = {
     "lungs": "--inhale-labels and --exhale-labels",
     "names": "--names",
     "organs": "--fixed-organs and --moving-organs",
-    "model": "--model also takes the folder of a bundle",
+    "model": "the folder of a bundle will do, too",
     "overwrite": "--overwrite",
     "reference": "--reference",
 }
@@ -296,6 +296,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # a disk that is full, a folder that went away
+        print(f"jointregseg: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

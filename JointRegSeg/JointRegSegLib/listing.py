@@ -38,8 +38,9 @@ def print_models(measure: bool = False) -> None:
         print(f"  input: {entry['modality']}, {entry['anatomy']}; {size} voxels of {spacing} {unit} after resampling")
         print(f"  labels: {', '.join(label['name'] for label in entry['labels']) or 'none'}")
         print(f"  license: {entry['license']}")
-        print(f"  validation: {in_words(entry['validation']['figures'])}")
-        print(f"    on {entry['validation'].get('machine', 'an unnamed machine')}; {entry['validation']['command']}")
+        print(f"  the network alone, on its lattice: {in_words(entry['validation']['figures'])}")
+        machine = entry["validation"].get("machine", "an unnamed machine")
+        print(f"    of people who were left out; {machine}; {entry['validation']['command']}")
         if measure:
             print(f"  this computer: {seconds(bundle):.2f} s for the network ({torch.get_num_threads()} threads)")
 

@@ -77,7 +77,7 @@ def installed() -> list[Bundle]:
 
 
 def find(name: str | Path) -> Bundle:
-    """A bundle by its name or its folder.
+    """A bundle by its folder or by its name, which means the same one as in `installed`.
 
     Raises
     ------
@@ -86,13 +86,19 @@ def find(name: str | Path) -> Bundle:
     """
     if not isinstance(name, str | os.PathLike):
         raise ModelError(f"a model is a name or a folder, not a {type(name).__name__}", "model")
+    if str(name) == GENERIC:
+        raise ModelError(f"'{GENERIC}' has no weights, for it compares the images themselves; name a trained model")
+    known: dict[str, Bundle] = {}
     with reading(name, ModelError):
-        for folder in (Path(), *catalog.folders()):
+        if str(name) and (Path(name) / "model.json").is_file():
+            return open_bundle(Path(name))
+        known = {bundle.name: bundle for bundle in installed()}
+        if str(name) in known:
+            return known[str(name)]
+        # A damaged one is not among the others, but says what is wrong with it.
+        for folder in catalog.folders():
             if str(name) and (folder / name / "model.json").is_file():
                 return open_bundle(folder / name)
-    known = {bundle.name: bundle for bundle in installed()}
-    if str(name) in known:
-        return known[str(name)]
     raise ModelError(f"no model '{name}'; known: {', '.join([GENERIC, *known])}", "model")
 
 
@@ -106,8 +112,10 @@ def open_bundle(folder: Path) -> Bundle:
     """
     try:
         manifest = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder}: model.json cannot be read ({error}); get the bundle anew") from None
+    except OSError as error:
+        raise ModelError(f"{folder}: model.json cannot be read ({error.strerror}); get the bundle anew") from None
+    except ValueError as error:
+        raise ModelError(f"{folder}: model.json is damaged ({error}); get the bundle anew") from None
     _check(manifest, folder)
     return Bundle(folder, manifest)
 

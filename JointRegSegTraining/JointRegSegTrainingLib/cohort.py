@@ -7,10 +7,11 @@ import random
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from JointRegSegLib.errors import InputError
+from JointRegSegLib.errors import InputError, OutputError
 from JointRegSegLib.tables import read_table
 
 SPLITS = ("train", "validation", "test")
@@ -141,16 +142,28 @@ def listed(origin: Path | str, problems: Sequence[str]) -> str:
 
 
 def write(path: Path, rows: Sequence[Row]) -> None:
-    """Write a cohort CSV with absolute paths, in one move."""
+    """Write a cohort CSV with absolute paths, in one move, into a folder that is made if there is none.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
     part = path.with_name(path.name + ".tmp")
-    with part.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(COLUMNS)
-        for row in rows:
-            labels = "" if row.labels is None else row.labels.resolve()
-            annotated, by = ";".join(row.annotated or ()), row.labeled_by or ""
-            table.writerow([row.image.resolve(), labels, row.subject, row.split, annotated, by])
-    part.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            table.writerow(COLUMNS)
+            for row in rows:
+                labels = "" if row.labels is None else row.labels.resolve()
+                annotated, by = ";".join(row.annotated or ()), row.labeled_by or ""
+                table.writerow([row.image.resolve(), labels, row.subject, row.split, annotated, by])
+        part.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); name another file") from None
 
 
 def require_same(path: Path, rows: Sequence[Row]) -> None:

@@ -16,7 +16,34 @@ from tempfile import TemporaryDirectory
 from JointRegSegLib.device import CHOICES
 
 CONFIG = "configuration: a YAML file, or the name of one that comes with JointRegSeg"
+COHORT = "CSV: image, subject, split and, where there are any, labels; see the README"
 PROGRESS = ("auto", "bar", "slicer", "none")
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """Type of an option that takes a whole number of ``least`` or more."""
+
+    def of(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"takes a whole number of {least} or more, not '{text}'")
+        return value
+
+    return of
+
+
+def minutes(text: str) -> float:
+    """Type of an option that takes a time."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"takes a number of 0 or more, not '{text}'")
+    return value
 
 
 def add_cohort(parser: argparse.ArgumentParser) -> None:
@@ -24,13 +51,13 @@ def add_cohort(parser: argparse.ArgumentParser) -> None:
     parser.description = "Write the CSV of a cohort whose images and labels lie in two folders under the same names."
     parser.add_argument("folder", type=Path, help="folder with images/ and, where something was drawn, labels/")
     parser.add_argument("--output", type=Path, required=True, help="CSV to write")
-    parser.add_argument("--validation", type=int, default=20, help="subjects to validate on")
-    parser.add_argument("--test", type=int, default=30, help="subjects to leave out altogether")
+    parser.add_argument("--validation", type=whole(0), default=20, help="subjects to validate on (20)")
+    parser.add_argument("--test", type=whole(0), default=30, help="subjects to leave out altogether (30)")
     whose = "regular expression whose first group, at the beginning of a file's name, is whose image it is"
     parser.add_argument("--subject", default="(.*)", metavar="PATTERN", help=whose)
     parser.add_argument("--only", default="", metavar="PATTERN", help="regular expression that names have to match")
     few = "training subjects whose labels are kept, to try what few labels are worth (default: all)"
-    parser.add_argument("--labeled", type=int, metavar="N", help=few)
+    parser.add_argument("--labeled", type=whole(0), metavar="N", help=few)
     parser.add_argument("--seed", type=int, default=0, help="of the split")
     parser.set_defaults(run=_cohort)
 
@@ -53,14 +80,14 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``jointregseg train``."""
     parser.description = "Train a network; run again to go on where it stopped."
     parser.add_argument("--config", required=True, help=CONFIG)
-    parser.add_argument("--cohort", type=Path, required=True, help="CSV: image, labels, subject, split")
+    parser.add_argument("--cohort", type=Path, required=True, help=COHORT)
     parser.add_argument("--output", type=Path, required=True, help="folder of the run (checkpoint, log, pictures)")
     change = "change an entry of the configuration, as in --set steps=2000 --set weights.inverse=0.1"
     parser.add_argument("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE", help=change)
     parser.add_argument("--start", help="bundle (name or folder) whose weights to begin with, where shapes agree")
     parser.add_argument("--references", type=Path, help="folder of make-references, for scheme 'references'")
-    parser.add_argument("--max-minutes", type=float, default=float("inf"), help="stop then; run again to go on")
-    parser.add_argument("--every", type=int, default=200, help="steps between validations")
+    parser.add_argument("--max-minutes", type=minutes, default=float("inf"), help="stop then; run again to go on")
+    parser.add_argument("--every", type=whole(1), default=200, help="steps between validations (200)")
     parser.add_argument("--device", choices=CHOICES, default="auto")
     add_progress(parser)
     parser.set_defaults(run=_train)
@@ -75,6 +102,7 @@ def _train(arguments: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from JointRegSegLib import device, models
+    from JointRegSegLib.terminal import say
 
     from . import cohort, plan, subjects
     from .journal import Journal
@@ -99,11 +127,15 @@ def _train(arguments: argparse.Namespace) -> int:
     if not run.accelerator.is_main_process:
         run.run(arguments.max_minutes, arguments.every)
         return 0
+    if start is not None and run.step == 0:
+        say("begins with {} of {} arrays of weights of '{}'".format(*run.taken, arguments.start))
     cohort.write(arguments.output / "cohort.csv", rows)
     if "card" in entries:
         (arguments.output / "card.yaml").write_text(json.dumps({"card": entries["card"]}), encoding="utf-8")
     with _progress(arguments.progress, "training") as progress:
         run.run(arguments.max_minutes, arguments.every, Journal(run, validation), progress)
+    after = "complete" if run.step >= made.steps else "run again to go on"
+    say(f"{arguments.output}: {run.step} of {made.steps} steps; {after}")
     return 0
 
 
@@ -124,8 +156,8 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``jointregseg evaluate``."""
     parser.description = "Figures of a training run's network alone, on random pairs of held-out subjects."
     parser.add_argument("--run", dest="folder", type=Path, required=True, help="folder of the training run")
-    parser.add_argument("--part", choices=("validation", "test"), default="test")
-    parser.add_argument("--pairs", type=int, default=60)
+    parser.add_argument("--part", choices=("validation", "test"), default="test", help="of the cohort (test)")
+    parser.add_argument("--pairs", type=whole(1), default=60, help="random pairs to measure on (60)")
     parser.set_defaults(run=_evaluate)
 
 
@@ -149,15 +181,21 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     where = "folder of the bundle; without it the user's own models, where Slicer and --model find it"
     parser.add_argument("--output", type=Path, help=where)
     parser.add_argument("--card", type=Path, help="YAML with another 'card' than that of the configuration")
-    parser.add_argument("--pairs", type=int, default=60, help="random test pairs to measure on")
+    parser.add_argument("--pairs", type=whole(1), default=60, help="random test pairs to measure on (60)")
     parser.set_defaults(run=_export)
 
 
 def _export(arguments: argparse.Namespace) -> int:
     from JointRegSegLib import catalog
+    from JointRegSegLib.errors import InputError
 
-    from .export import export_bundle
+    from .export import card_of, export_bundle
 
+    if arguments.output is None and catalog.is_shipped(name := card_of(arguments.folder, arguments.card)["name"]):
+        raise InputError(
+            f"'{name}' is the name of a model that ships with JointRegSeg; give this one another name in a YAML with "
+            "the entry card (--card), or a folder of its own (--output)"
+        )
     with TemporaryDirectory() as folder:
         bundle = export_bundle(arguments.folder, arguments.output or Path(folder), arguments.card, arguments.pairs)
         place = arguments.output or catalog.user_folder() / catalog.install(Path(folder), replace=True)
@@ -174,7 +212,7 @@ def add_pseudo_label(parser: argparse.ArgumentParser) -> None:
         "labels. Run again to go on where it stopped."
     )
     parser.add_argument("--model", required=True, help="bundle (name or folder) that segments")
-    parser.add_argument("--cohort", type=Path, required=True, help="CSV: image, labels, subject, split")
+    parser.add_argument("--cohort", type=Path, required=True, help=COHORT)
     parser.add_argument("--output", type=Path, required=True, help="folder for cohort.csv and labels/")
     parser.add_argument("--device", choices=CHOICES, default="auto")
     add_progress(parser)
@@ -190,6 +228,8 @@ def _pseudo_label(arguments: argparse.Namespace) -> int:
     rows, bundle = cohort.read(arguments.cohort), models.find(arguments.model)
     with _progress(arguments.progress, "segmenting") as progress:
         outcome = label_cohort(rows, bundle, arguments.output, device.choose(arguments.device), progress)
+    for warning in outcome.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     print(f"{arguments.output / 'cohort.csv'}: {outcome.done} images labeled, {outcome.kept} kept from before")
     return 0
 
@@ -201,25 +241,22 @@ def add_make_references(parser: argparse.ArgumentParser) -> None:
         "Run again to go on where it stopped."
     )
     parser.add_argument("--config", required=True, help=CONFIG)
-    parser.add_argument("--cohort", type=Path, required=True, help="CSV: image, labels, subject, split")
+    parser.add_argument("--cohort", type=Path, required=True, help=COHORT)
     parser.add_argument("--output", type=Path, required=True, help="folder of the references")
     changes = "change an entry of the configuration"
     parser.add_argument("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE", help=changes)
-    parser.add_argument("--processes", type=int, help="that compute at the same time (default: one a processor)")
-    parser.add_argument("--pairs", type=int, default=0, help="random pairs to compute already; training makes the rest")
+    parser.add_argument("--processes", type=whole(1), help="that compute at the same time (default: one a processor)")
+    ahead = "random pairs to compute already (0); training makes the rest"
+    parser.add_argument("--pairs", type=whole(0), default=0, help=ahead)
     add_progress(parser)
     parser.set_defaults(run=_make_references)
 
 
 def _make_references(arguments: argparse.Namespace) -> int:
-    from JointRegSegLib.errors import InputError
-
     from . import cohort, plan, subjects
     from .references import PairVelocities, make_points, shapes
     from .runs import part
 
-    if arguments.processes is not None and arguments.processes < 1:
-        raise InputError(f"--processes takes a whole number of 1 or more, not {arguments.processes}")
     source = plan.find(arguments.config)
     made = plan.from_entries(plan.read_entries(source, arguments.changes), str(source))
     settings = shapes.settings_of(made)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from JointRegSegLib import domain, files, models
-from JointRegSegLib.errors import InputError
+from JointRegSegLib import catalog, domain, files, models
+from JointRegSegLib.errors import InputError, OutputError
 from JointRegSegLib.networks import RegistrationNetwork
 
 from .cohort import Row
@@ -30,20 +30,15 @@ def export_bundle(run: Path, output: Path, card: Path | None = None, pairs: int 
     Raises
     ------
     InputError
-        If the run or the card is incomplete.
+        If the run or the card is incomplete, or the run's weights are not finite.
+    OutputError
+        If there is anything but a bundle at ``output``, which would be replaced.
     """
-    import jsonschema
-
+    _check_place(output)
     plan, rows, network = load_run(run)
-    origin = card or run / "card.yaml"
-    entries = read_entries(origin).get("card") if origin.is_file() else None
-    if entries is None:
-        raise InputError(f"{origin}: no 'card'; it says what the model is called and trained on")
-    try:
-        jsonschema.validate(entries, schema()["properties"]["card"])
-    except jsonschema.ValidationError as error:
-        raise InputError(f"{origin}: card: {error.message}") from None
-    entries = {**entries}
+    origin, entries = card or run / "card.yaml", card_of(run, card)
+    if not all(value.isfinite().all() for value in network.state_dict().values()):
+        raise InputError(f"{run}: the network's weights are not finite; train it again with a lower 'rate'")
     plan, network = _differing(plan, network, entries.pop("arguments", {}), origin)
     # Figures are those of the weights that ship, in half precision.
     network.load_state_dict({k: v.half().float() for k, v in network.state_dict().items()})
@@ -51,7 +46,7 @@ def export_bundle(run: Path, output: Path, card: Path | None = None, pairs: int 
     subjects = load(test, plan, run)
     figures = validate(network, subjects, pairs_of(subjects, pairs), plan)
     figures["seconds"] = _seconds(network, subjects[0].image)
-    found = class_scores(network, subjects[0].image)
+    found, threads = class_scores(network, subjects[0].image), torch.get_num_threads()
     manifest = {
         "refinement": {},
         **entries,
@@ -64,7 +59,7 @@ def export_bundle(run: Path, output: Path, card: Path | None = None, pairs: int 
             "command": f"jointregseg export --pairs {pairs}",
             "pairs": pairs,
             "subjects": len({row.subject for row in test}),
-            "machine": f"{torch.get_num_threads()} CPU threads, {platform.machine()}",
+            "machine": f"{threads} CPU thread{'s' * (threads != 1)}, {platform.machine()}",
             "figures": {key: round(value, 4) for key, value in figures.items()},
         },
     }
@@ -74,6 +69,36 @@ def export_bundle(run: Path, output: Path, card: Path | None = None, pairs: int 
         "held_out": sorted({row.name for row in test}),
     }
     return models.write_bundle(output, manifest, network)
+
+
+def card_of(run: Path, card: Path | None = None) -> dict[str, Any]:
+    """What a model says of itself: of the YAML file ``card``, or of the run's own.
+
+    Raises
+    ------
+    InputError
+        If there is none, or it breaks the schema.
+    """
+    import jsonschema
+
+    origin = card or run / "card.yaml"
+    entries = read_entries(origin).get("card") if origin.is_file() else None
+    if entries is None:
+        raise InputError(f"{origin}: no 'card'; it says what the model is called and trained on")
+    try:
+        jsonschema.validate(entries, schema()["properties"]["card"])
+    except jsonschema.ValidationError as error:
+        raise InputError(f"{origin}: card: {error.message}") from None
+    return {**entries}
+
+
+def _check_place(folder: Path) -> None:
+    try:
+        strange = {path.name for path in folder.iterdir()} - set(catalog.FILES) if folder.exists() else set()
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be a bundle's folder ({error.strerror}); name another one") from None
+    if strange:
+        raise OutputError(f"{folder}: holds {min(strange)}, which is no part of a bundle; name another folder")
 
 
 def _differing(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +149,8 @@ class Plan:
         names = [label.name for label in self.labels]
         if strange := [name for name in self.segments or () if name not in names]:
             raise InputError(f"segments: '{strange[0]}' is none of the labels ({', '.join(names)})")
+        if not any(asdict(self.weights).values()):
+            raise InputError("weights: all are 0, so that nothing would be learned")
         if self.scheme == "references" and self.references is None:
             raise InputError("references: scheme 'references' needs this entry, which says what shapes were matched")
 
@@ -173,8 +177,9 @@ def from_entries(entries: dict[str, Any], origin: str) -> Plan:
     import jsonschema
 
     errors = sorted(jsonschema.Draft202012Validator(schema()).iter_errors(entries), key=lambda e: list(e.path))
-    if errors:
-        raise InputError(f"{origin}: " + "; ".join(_told(error) for error in errors))
+    problems = [_told(error) for error in errors] + [f"{key}: is no finite number" for key in _infinite(entries)]
+    if problems:
+        raise InputError(f"{origin}: " + "; ".join(problems))
     known = {key: value for key, value in entries.items() if key != "card"}
     known["labels"] = tuple(Label(**_tuples(label)) for label in known["labels"])
     kinds = {"preprocessing": Preprocessing, "weights": Weights, "augmentation": Augmentation, "breaths": Breaths}
@@ -216,6 +221,15 @@ def find(name: str | Path) -> Path:
     raise InputError(f"{name}: neither a YAML file nor a configuration that comes with JointRegSeg ({known})")
 
 
+def _infinite(entries: Any, key: str = "") -> list[str]:
+    """Keys of numbers that are not finite, which YAML can hold and a schema does not see."""
+    if isinstance(entries, dict):
+        return [found for name, value in entries.items() for found in _infinite(value, f"{key}.{name}".strip("."))]
+    if isinstance(entries, list):
+        return [found for value in entries for found in _infinite(value, key)]
+    return [key] if isinstance(entries, float) and not math.isfinite(entries) else []
+
+
 def read_entries(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
     """What a YAML configuration says, with ``changes`` like 'weights.inverse=0.1' made to it.
 
@@ -228,28 +242,11 @@ def read_entries(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
     """
     import yaml
 
-    class Loader(yaml.SafeLoader):
-        """YAML 1.1 takes 1e-3 for text, later versions and every user for a number."""
-
-    Loader.add_implicit_resolver(
-        "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+\Z"), list("-+0123456789")
-    )
-    try:
-        entries = yaml.load(path.read_text(encoding="utf-8"), Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(entries, dict):
-        raise InputError(f"{path}: has to be a mapping, like the configurations that come with JointRegSeg")
-    if (base := entries.pop("base", None)) is not None:
-        beside = path.parent / f"{base}.yaml"
-        source = beside if beside.is_file() else find(str(base))
-        if source.resolve() == path.resolve():
-            raise InputError(f"{path}: base: is the file itself")
-        entries = _merged(read_entries(source), entries)
+    entries = _with_base(path, ())
     for change in changes:
         key, sign, text = change.partition("=")
         try:
-            value = yaml.load(text, Loader)
+            value = yaml.load(text, _loader())
         except yaml.YAMLError:
             sign = ""
         if not sign or not key:
@@ -257,11 +254,47 @@ def read_entries(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
         *path_to, last = key.split(".")
         place = entries
         for part in path_to:
-            place = place.setdefault(part, {}) if isinstance(place, dict) else {}
+            place = place.setdefault(part, {}) if isinstance(place, dict) else None
         if not isinstance(place, dict):
             raise InputError(f"'{change}': {'.'.join(path_to)} has no entries with names")
         place[last] = value
     return entries
+
+
+def _with_base(path: Path, above: Sequence[Path]) -> dict[str, Any]:
+    """What a file says over what its ``base`` says; ``above`` are those that it is itself the base of."""
+    import yaml
+
+    try:
+        entries = yaml.load(path.read_text(encoding="utf-8"), _loader())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(entries, dict):
+        raise InputError(f"{path}: has to be a mapping, like the configurations that come with JointRegSeg")
+    if (base := entries.pop("base", None)) is None:
+        return entries
+    beside, above = path.parent / f"{base}.yaml", (*above, path.resolve())
+    source = beside if beside.is_file() else find(str(base))
+    if source.resolve() in above:
+        raise InputError(f"{path}: base: '{base}' leads back to {above[0].name}")
+    return _merged(_with_base(source, above), entries)
+
+
+@cache
+def _loader() -> type:
+    """Of YAML, but that 1e-3 is a number, as in later versions and for every user, and no key counts twice."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            keys = [key.value for key, _ in node.value]
+            if twice := [key for key in keys if keys.count(key) > 1]:
+                raise yaml.constructor.ConstructorError(None, None, f"'{twice[0]}' is there twice", node.start_mark)
+            return super().construct_mapping(node, deep)
+
+    number = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+\Z")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
+    return Loader
 
 
 def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

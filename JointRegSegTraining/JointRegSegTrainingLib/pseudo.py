@@ -9,7 +9,7 @@ from pathlib import Path
 
 import SimpleITK as sitk
 import torch
-from JointRegSegLib import files, models
+from JointRegSegLib import domain, files, models
 from JointRegSegLib.errors import InputError, OutputError
 from JointRegSegLib.networks import RegistrationNetwork
 from JointRegSegLib.pipeline import segmentation_on
@@ -23,10 +23,11 @@ ORIGIN = "pseudo-labels.json"
 
 @dataclass(frozen=True)
 class Outcome:
-    """How many images were labeled, and how many had been before."""
+    """How many images were labeled, how many had been before, and how those labeled are unlike the model's own."""
 
     done: int
     kept: int
+    warnings: tuple[str, ...] = ()
 
 
 def label_cohort(
@@ -57,23 +58,29 @@ def label_cohort(
     network = models.load(bundle).to(device)
     _claim(folder, bundle)
     names = tuple(label["name"] for label in bundle.manifest["labels"])
-    labeled, done = {}, 0
+    labeled, warnings, done = {}, [], 0
     for count, row in enumerate(wanted):
         path = folder / "labels" / f"{row.name}.nii.gz"
         if not path.is_file():
             part = path.with_name(f".{path.name}")
-            files.write_image(segment(network, bundle, files.read_image(row.image), device), part)
+            drawn, strange = segment(network, bundle, files.read_image(row.image), device, row.name)
+            files.write_image(drawn, part)
             part.replace(path)
+            warnings += strange
             done += 1
         labeled[row] = replace(row, labels=path, annotated=names, labeled_by=bundle.name)
         if progress:
             progress((count + 1) / len(wanted))
     cohort.write(folder / "cohort.csv", [labeled.get(row, row) for row in rows])
-    return Outcome(done, len(wanted) - done)
+    return Outcome(done, len(wanted) - done, tuple(warnings))
 
 
-def segment(network: RegistrationNetwork, bundle: models.Bundle, image: sitk.Image, device: torch.device) -> sitk.Image:
+def segment(
+    network: RegistrationNetwork, bundle: models.Bundle, image: sitk.Image, device: torch.device, name: str = "image"
+) -> tuple[sitk.Image, list[str]]:
     """The bundle's labels of one image, on the image's own grid; background where the working lattice ends.
+
+    With them comes how the image, called ``name``, is unlike those that the model was trained on, a sentence each.
 
     Raises
     ------
@@ -85,7 +92,9 @@ def segment(network: RegistrationNetwork, bundle: models.Bundle, image: sitk.Ima
     scores = class_scores(network, seen.to(device))
     if scores is None:
         raise InputError(f"model '{bundle.name}' does not segment; choose one that does")
-    return segmentation_on(scores.softmax(1).float().cpu(), lattice, image, bundle.label_values)
+    found = scores.softmax(1).float().cpu()
+    warnings = domain.unlike(bundle, name, values, grid, found, lattice)
+    return segmentation_on(found, lattice, image, bundle.label_values), warnings
 
 
 def _claim(folder: Path, bundle: models.Bundle) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from JointRegSegLib.errors import InputError
+from JointRegSegLib.errors import InputError, OutputError
 from JointRegSegLib.networks import NETWORKS, RegistrationNetwork
 
 from .plan import Plan, from_entries
@@ -29,13 +29,19 @@ def build(plan: Plan) -> RegistrationNetwork:
     InputError
         If the network does not take the plan's arguments, or does not fit its lattice, channels or labels.
     """
+    known = inspect.signature(NETWORKS[plan.network]).parameters
+    if strange := [name for name in plan.arguments if name not in known]:
+        raise InputError(f"arguments: network '{plan.network}' has no '{strange[0]}'; it has {', '.join(known)}")
     torch.manual_seed(plan.seed)
     try:
         network = NETWORKS[plan.network](**plan.arguments)
     except (TypeError, ValueError) as error:
-        raise InputError(f"network '{plan.network}' does not take these arguments ({error})") from None
+        raise InputError(f"arguments: network '{plan.network}' does not take these values ({error})") from None
     if any(n % network.divisor for n in plan.preprocessing.size):
-        raise InputError(f"preprocessing.size: network '{plan.network}' needs multiples of {network.divisor}")
+        found = " x ".join(map(str, plan.preprocessing.size))
+        raise InputError(
+            f"preprocessing.size: network '{plan.network}' needs multiples of {network.divisor}, which {found} are not"
+        )
     if network.inputs != plan.preprocessing.channels:
         raise InputError(f"arguments.inputs: images have {plan.preprocessing.channels} channels, not {network.inputs}")
     classes, needed = all_arguments(plan).get("classes", 0), len(plan.segmented) + 1
@@ -69,6 +75,35 @@ def read_state(folder: Path, device: torch.device | str = "cpu") -> dict[str, An
         raise InputError(f"{path}: is damaged; remove it to begin anew") from None
 
 
+def check_folder(folder: Path, plan: Plan) -> None:
+    """Whether a run of ``plan`` may begin in a folder, or go on there.
+
+    Raises
+    ------
+    InputError
+        If the folder holds a run of another plan, or a damaged one.
+    OutputError
+        If it is no folder, or holds anything else.
+    """
+    path = folder / "plan.json"
+    try:
+        if not path.is_file():
+            if folder.exists() and any(folder.iterdir()):
+                raise OutputError(f"{folder}: is not empty and holds no training run; name another folder")
+            return
+        # Entries that an earlier version did not know are as they are by default.
+        found = asdict(from_entries(json.loads(path.read_text(encoding="utf-8")), str(path)))
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be a run's folder ({error.strerror}); name another one") from None
+    except ValueError:
+        raise InputError(f"{path}: is damaged; choose another folder") from None
+    if other := [key for key, value in asdict(plan).items() if found[key] != value]:
+        raise InputError(
+            f"{path} holds another plan, which differs in {', '.join(other)}; choose another folder, to which the "
+            "weights of this run can be taken by export and --start"
+        )
+
+
 def fits(own: torch.Tensor | None, other: torch.Tensor) -> bool:
     """Whether a weight exists here and has the same shape."""
     return own is not None and own.shape == other.shape
@@ -93,12 +128,14 @@ class Trainer:
     ) -> None:
         """Begin a run in ``folder`` or continue the one there.
 
-        ``start`` is a trained network to take weights from, ``references`` the folder of make-references.
+        ``start`` is a trained network to take weights from, where shapes agree; ``taken`` tells how many of how many
+        arrays were. ``references`` is the folder of make-references.
 
         Raises
         ------
-        InputError
-            If the plan does not fit the subjects, the network, the number of processes or the run in the folder.
+        InputError, OutputError
+            If the plan does not fit the subjects, the network, the one to start from, the number of processes or what
+            is in the folder.
         """
         # A part that rests, or that no weighted loss asks for, has no gradients: processes have to be prepared for it.
         rests = DistributedDataParallelKwargs(find_unused_parameters=True)
@@ -106,13 +143,21 @@ class Trainer:
         if plan.pairs % self.accelerator.num_processes:
             count = self.accelerator.num_processes
             raise InputError(f"batches of {plan.pairs} pairs cannot be shared evenly by {count} processes")
+        if self.accelerator.is_main_process:
+            check_folder(folder, plan)
         self.plan, self.folder = plan, folder
+        self.taken = (0, 0)
         self.device = torch.device(device) if self.accelerator.num_processes == 1 else self.accelerator.device
         self.scheme = scheme_of(plan, train, references, self.device)
         self.network = build(plan)
         if start is not None:
+            if type(start) is not type(self.network):
+                kinds = {kind: name for name, kind in NETWORKS.items()}
+                raise InputError(f"network '{plan.network}' cannot start from one of '{kinds[type(start)]}'")
             own = self.network.state_dict()
-            self.network.load_state_dict(own | {k: v for k, v in start.state_dict().items() if fits(own.get(k), v)})
+            shared = {k: v for k, v in start.state_dict().items() if fits(own.get(k), v)}
+            self.network.load_state_dict(own | shared)
+            self.taken = (len(shared), len(own))
         # Convolutions of few channels are several times as fast that way.
         self.network.to(self.device, memory_format=torch.channels_last_3d)
         self.parts = dict(self.network.named_children())
@@ -156,7 +201,13 @@ class Trainer:
         return set()
 
     def train_step(self) -> dict[str, float]:
-        """One batch; returns the weighted loss terms of this process."""
+        """One batch; returns the weighted loss terms of this process.
+
+        Raises
+        ------
+        InputError
+            If the loss or its gradient is no longer finite; weights stay as they are then.
+        """
         resting = self.resting()
         for name in self.plan.alternate:
             self.parts[name].requires_grad_(name not in resting and name not in self.plan.frozen)
@@ -165,8 +216,14 @@ class Trainer:
         shared = self.accelerator
         terms = self.scheme.terms(self.model, self.generator, shared.process_index, shared.num_processes)
         self.optimizer.zero_grad(set_to_none=True)
-        shared.backward(sum(terms.values()))
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        loss = sum(terms.values())
+        shared.backward(loss)
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        if not (torch.isfinite(loss) and torch.isfinite(norm)):
+            raise InputError(
+                f"step {self.step + 1}: the loss is no longer finite; begin again with a lower 'rate' than "
+                f"{self.plan.rate:g}, or look at what the weights ask for"
+            )
         self.optimizer.step()
         self.step += 1
         decay = min(self.plan.average, self.step / (self.step + 10))
@@ -232,15 +289,14 @@ class Trainer:
         (self.folder / "state.tmp").replace(self.folder / "state.pt")
 
     def _keep_plan(self) -> None:
-        text = json.dumps(asdict(self.plan), indent=1)
         plan_file = self.folder / "plan.json"
         if self.accelerator.is_main_process and not plan_file.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            plan_file.write_text(text, encoding="utf-8")
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                plan_file.write_text(json.dumps(asdict(self.plan), indent=1), encoding="utf-8")
+            except OSError as error:
+                raise OutputError(f"{self.folder}: cannot be written ({error.strerror}); name another folder") from None
         self.accelerator.wait_for_everyone()
-        # Entries that an earlier version did not know are as they are by default.
-        if from_entries(json.loads(plan_file.read_text(encoding="utf-8")), str(plan_file)) != self.plan:
-            raise InputError(f"{plan_file} holds another plan; choose another folder")
 
     def _resume(self) -> None:
         state = read_state(self.folder, self.device)

@@ -99,6 +99,13 @@ def test_a_folder_becomes_a_table(cohort_folder, cohort_file, shell, tmp_path):
     code, _, error = shell(*arguments, "--subject", "(p.)")
     assert code == 2 and "2 subjects are too few for 1 in validation and 1 in test" in error
     assert shell(*arguments, "--subject", r"p.(\d)")[0] == 0
+    assert (tmp_path / "c.csv").read_bytes()
+    place = ["cohort", cohort_folder, "--validation", 1, "--test", 1, "--output"]
+    assert shell(*place, tmp_path / "new" / "deeper" / "c.csv")[0] == 0
+    assert (tmp_path / "new" / "deeper" / "c.csv").is_file()
+    code, _, error = shell(*place, tmp_path / "new")
+    assert code == 2 and f"{tmp_path / 'new'}: cannot be written" in error
+    assert not (tmp_path / "new.tmp").exists()
     rows = cohort.read(tmp_path / "c.csv")
     of = {row.name: (row.subject, row.split) for row in rows}
     assert of["p00"] == of["p10"] and of["p01"] == of["p11"] and len(set(of.values())) == 10

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from conftest import ENTRIES
 from JointRegSegLib import catalog, models
+from JointRegSegTrainingLib import trainer
 from JointRegSegTrainingLib.runs import load_run
 
 CARD = ENTRIES["card"]
@@ -109,11 +112,48 @@ def test_bad_options(refused, config_file, cohort_file, tmp_path):
     refused(*own, "--set", "weights.smothness=1", words=("tiny.yaml", "weights", "'smothness' was unexpected"))
     refused(*own, "--set", "weights.inverse=a", words=("weights.inverse: 'a' is not of type 'number'",))
     refused(*own, "--set", "arguments={", words=("KEY=VALUE",))
-    refused(*own, "--set", "arguments.foo=1", words=("network 'symmetric' does not take", "foo"))
+    refused(*own, "--set", "arguments.foo=1", words=("network 'symmetric' has no 'foo'",))
     refused(*own, "--set", "arguments.finest=9", words=("does not take", "finest is a level between"))
     refused(*own, "--start", "nothing", words=("no model 'nothing'",))
+    refused(*own, "--start", "generic", words=("'generic' has no weights",))
     refused("train", "--config", config_file, "--cohort", tmp_path / "no.csv", words=("no.csv", "no such file"))
     refused(*own, "--set", "pairs=9", words=("7 images are too few for batches of 9 pairs",))
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (("train", "--config", "a", "--cohort", "b", "--output", "c", "--every", 0), "--every: takes a whole number"),
+        (("train", "--config", "a", "--cohort", "b", "--output", "c", "--max-minutes", -1), "a number of 0 or more"),
+        (("evaluate", "--run", "a", "--pairs", 0), "--pairs: takes a whole number of 1 or more, not '0'"),
+        (("export", "--run", "a", "--pairs", "few"), "--pairs: takes a whole number of 1 or more, not 'few'"),
+        (("cohort", "a", "--output", "b", "--validation", -3), "--validation: takes a whole number of 0 or more"),
+    ],
+)
+def test_numbers_that_make_no_sense(shell, command, words):
+    code, _, error = shell(*command)
+    assert code == 2 and words in error and error.count("\n") == 1
+
+
+def test_a_bundle_replaces_nothing_but_a_bundle(run_folder, shell, refused, tmp_path):
+    place = tmp_path / "place"
+    place.mkdir()
+    (place / "thesis.txt").write_text("mine", encoding="utf-8")
+    refused("export", "--run", run_folder, "--pairs", 1, words=("thesis.txt", "no part of a bundle"), output=place)
+    refused("export", "--run", run_folder, words=("cannot be a bundle's folder",), output=place / "thesis.txt")
+    (place / "thesis.txt").unlink()
+    for _ in range(2):
+        assert shell("export", "--run", run_folder, "--pairs", 1, "--output", place)[0] == 0
+    assert sorted(path.name for path in place.iterdir()) == ["model.json", "weights.safetensors"]
+
+
+def test_weights_that_are_not_finite_are_not_exported(run_folder, refused, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(run_folder, broken)
+    state = trainer.read_state(broken)
+    next(iter(state["average"].values())).fill_(float("nan"))
+    torch.save(state, broken / "state.pt")
+    refused("export", "--run", broken, words=("weights are not finite", "lower 'rate'"))
 
 
 def test_a_run_whose_images_have_gone(run_folder, shell, tmp_path):

@@ -43,6 +43,7 @@ def test_of_two_with_one_name_the_first_counts(installed, second):
     manifest = json.loads((second / "model.json").read_text(encoding="utf-8")) | {"name": "tiny-blobs"}
     (second / "model.json").write_text(json.dumps(manifest))
     assert [b.folder for b in models.installed() if b.name == "tiny-blobs"] == [second]
+    assert models.find("tiny-blobs").folder == second  # though there is a folder of that name
 
 
 def test_loaded_once_and_again_when_it_changed(installed, second):
@@ -102,6 +103,8 @@ def test_a_damaged_bundle_is_named_and_left_out(installed, second, shell):
     code, said, error = shell("models")
     assert code == 0 and "tiny-blobs" in said and "another-one" not in said
     assert error.count("\n") == 1 and str(second) in error and "not valid" in error
+    with pytest.raises(ModelError, match="not valid"):
+        models.find(second.name)
 
 
 def test_the_catalog_says_the_same_without_torch(installed, second, tmp_path, monkeypatch):

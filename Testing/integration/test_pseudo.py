@@ -39,7 +39,7 @@ def table(cohort_file, tmp_path) -> Path:
 def test_labels_lie_where_the_structures_are(bundle, name):
     """On whatever grid the same person was scanned: as good as on a straight one."""
     image = volume(small_scene(30), GRIDS[name])
-    found = segment(models.load(bundle), bundle, image, torch.device("cpu"))
+    found, _ = segment(models.load(bundle), bundle, image, torch.device("cpu"))
     assert found.GetSize() == image.GetSize() and found.GetOrigin() == image.GetOrigin()
     assert found.GetDirection() == image.GetDirection() and found.GetPixelID() == sitk.sitkUInt8
     dice = metrics.dice(array(found), array(label_map(small_scene(30), GRIDS[name])), [1, 2])
@@ -52,9 +52,17 @@ def test_labels_keep_their_values(bundle):
     changed = replace(bundle, manifest=bundle.manifest | {"labels": other})
     image = volume(small_scene(30), GRIDS["straight"])
     network = models.load(bundle)
-    first, second = (segment(network, b, image, torch.device("cpu")) for b in (bundle, changed))
+    first, second = (segment(network, b, image, torch.device("cpu"))[0] for b in (bundle, changed))
     assert second.GetPixelID() == sitk.sitkUInt16
     np.testing.assert_array_equal(array(second), np.array([0, 7, 300])[array(first)])
+
+
+def test_what_is_unlike_the_training_data_is_told(bundle):
+    narrow = replace(bundle, manifest=bundle.manifest | {"domain": bundle.manifest["domain"] | {"extent": [1.0, 2.0]}})
+    image, network = volume(small_scene(30), GRIDS["straight"]), models.load(bundle)
+    told = [segment(network, b, image, torch.device("cpu"), "image 7")[1] for b in (bundle, narrow)]
+    assert not [line for line in told[0] if "extent" in line]
+    assert [line for line in told[1] if "image 7" in line and "extent" in line]
 
 
 def test_a_cohort_with_the_labels_of_a_model(bundle, table, shell, tmp_path):

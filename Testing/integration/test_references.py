@@ -92,7 +92,7 @@ def test_what_is_missing_is_named(made, plan, cohort_folder, refused, shell, tmp
     others = people(cohort_folder, 12, replace(PLAN, labels=plan.labels))
     with pytest.raises(InputError, match=r"holds no reference of .*run make-references again"):
         trainer.Trainer(plan, others, tmp_path / "run", references=made["references"])
-    with pytest.raises(InputError, match="holds no references"):
+    with pytest.raises(InputError, match="holds no references; make them first"):
         trainer.Trainer(plan, others[:4], tmp_path / "run", references=tmp_path)
     with pytest.raises(InputError, match="references: scheme 'references' needs this entry"):
         replace(plan, references=None)

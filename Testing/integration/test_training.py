@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import PLAN, people
 from JointRegSegLib import models
-from JointRegSegLib.errors import InputError
+from JointRegSegLib.errors import InputError, JointRegSegError
 from JointRegSegTrainingLib import cohort, evaluation, trainer
 from JointRegSegTrainingLib.subjects import Subject, pairs_of
 
@@ -133,13 +133,53 @@ def test_partial_and_missing_labels_train(subjects, tmp_path):
 
 def test_another_plan_does_not_go_on(subjects, tmp_path):
     trainer.Trainer(SHORT, subjects, tmp_path)
-    with pytest.raises(InputError, match="another plan; choose another folder"):
+    with pytest.raises(InputError, match="another plan, which differs in rate; choose another folder"):
         trainer.Trainer(replace(SHORT, rate=1e-4), subjects, tmp_path)
     kept = json.loads((tmp_path / "plan.json").read_text(encoding="utf-8"))
     assert kept["rate"] == SHORT.rate
     del kept["both_ways"]  # as an earlier version wrote it
     (tmp_path / "plan.json").write_text(json.dumps(kept), encoding="utf-8")
     trainer.Trainer(SHORT, subjects, tmp_path)
+
+
+def test_folders_that_hold_no_run(subjects, tmp_path):
+    file, full, damaged = tmp_path / "file", tmp_path / "full", tmp_path / "damaged"
+    file.write_text("mine", encoding="utf-8")
+    for folder in (full, damaged):
+        folder.mkdir()
+    (full / "thesis.txt").write_text("mine", encoding="utf-8")
+    (damaged / "plan.json").write_text("{", encoding="utf-8")
+    for place, words in (
+        (file, "cannot be a run's folder"),
+        (file / "below", "cannot be "),
+        (full, "is not empty and holds no training run"),
+        (damaged, r"plan\.json: is damaged"),
+    ):
+        with pytest.raises(JointRegSegError, match=words):
+            trainer.Trainer(SHORT, subjects, place)
+    assert [path.name for path in full.iterdir()] == ["thesis.txt"]
+
+
+def test_a_loss_that_is_not_finite_ends_it(subjects, tmp_path):
+    run = trainer.Trainer(SHORT, subjects, tmp_path / "run")
+    run.run(minutes=0)
+    before = {name: value.clone() for name, value in run.network.state_dict().items()}
+    run.scheme.images[:, :, 3, 3, 3] = float("nan")
+    with pytest.raises(InputError, match=r"step 1: the loss is no longer finite; .*lower 'rate' than 0\.0"):
+        run.run()
+    assert all(torch.equal(value, before[name]) for name, value in run.network.state_dict().items())
+    assert trainer.read_state(tmp_path / "run")["step"] == 0
+
+
+def test_a_network_of_another_kind_is_no_start(subjects, tmp_path):
+    with pytest.raises(InputError, match="network 'symmetric' cannot start from one of 'deepatlas'"):
+        trainer.Trainer(SHORT, subjects, tmp_path / "run", start=trainer.build(TURNS))
+    assert not (tmp_path / "run").exists()
+
+
+def test_references_where_none_are_learned_from(subjects, tmp_path):
+    with pytest.raises(InputError, match=r"scheme 'pairs' learns from no references \(--references\)"):
+        trainer.Trainer(SHORT, subjects, tmp_path / "run", references=tmp_path)
 
 
 def test_limits(subjects, tmp_path):
@@ -253,7 +293,7 @@ def test_another_cohort_does_not_go_on(run_folder, cohort_file, config_file, she
     assert code == 2 and "the run was begun with another cohort; choose another folder" in error
     assert (run_folder / "cohort.csv").read_text(encoding="utf-8") == before
     code, said, error = shell(*command, cohort_file)  # a finished run has nothing left to do
-    assert code == 0 and said == "", error
+    assert code == 0 and said.count("\n") == 1 and said.endswith("120 of 120 steps; complete\n"), error
 
 
 def test_the_command_trained_something(run_folder, cohort_folder):

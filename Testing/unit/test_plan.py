@@ -91,6 +91,11 @@ def test_the_plan_of_a_run_reads_back_the_same(file):
         ),
         ("network=u-net", ("network: unknown 'u-net'", "known: ", "symmetric")),
         ("card.name=Two Words", ("card.name: 'Two Words' does not match",)),
+        ("preprocessing.orientation=RRR", ("preprocessing.orientation: 'RRR' does not match",)),
+        ("labels=[]", ("labels: [] should be non-empty",)),
+        ("rate=.inf", ("rate: is no finite number",)),
+        ("augmentation.flips=[.nan, 0, 0]", ("augmentation.flips: is no finite number",)),
+        (f"weights={{{', '.join(f'{name}: 0' for name in asdict(Weights()))}}}", ("weights: all are 0",)),
     ],
 )
 def test_an_error_names_file_and_key(file, change, words):
@@ -112,6 +117,7 @@ def test_all_errors_are_named_at_once(file):
     [
         (b"network: [", "cannot be read as YAML"),
         (b"\xff\xfe\x00", "cannot be read as YAML"),
+        (b"steps: 3\nsteps: 4\n", "cannot be read as YAML .*'steps' is there twice"),
         (b"", "has to be a mapping"),
         (b"- 1", "has to be a mapping"),
         (b"network: symmetric", "'preprocessing' is a required property.*'labels' is a required property"),
@@ -134,7 +140,9 @@ def test_changes(file):
     assert made(file, "steps=2", "steps=3").steps == 3
 
 
-@pytest.mark.parametrize("change", ["steps", "=3", "network.more=3", "steps={"])
+@pytest.mark.parametrize(
+    "change", ["steps", "=3", "network.more=3", "network.much.more=3", "labels.0.value=3", "steps={"]
+)
 def test_changes_that_are_none(file, change):
     with pytest.raises(InputError, match=r"has no entries|KEY=VALUE") as error:
         made(file, change)
@@ -165,10 +173,13 @@ def test_shipped_configurations_are_whole(path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("arguments.foo=1", "network 'symmetric' does not take these arguments.*foo"),
-        ("arguments.finest=9", "does not take these arguments .finest is a level between"),
+        ("arguments.foo=1", "arguments: network 'symmetric' has no 'foo'; it has channels, "),
+        ("arguments.finest=9", "arguments: .*does not take these values .finest is a level between"),
         ("arguments.classes=4", r"arguments\.classes: .*labels and background are 3, not 4"),
-        ("preprocessing.size=[16, 17, 16]", r"preprocessing\.size: network 'symmetric' needs multiples of 8"),
+        (
+            "preprocessing.size=[16, 17, 16]",
+            r"preprocessing\.size: network 'symmetric' needs multiples of 8, which 16 x 17 x 16",
+        ),
         ("preprocessing.intensity=ct-windows", r"arguments\.inputs: images have 3 channels, not 1"),
     ],
 )
@@ -186,11 +197,19 @@ def test_a_base_says_what_the_file_leaves_out(file):
     assert found.arguments == {"classes": 3}  # another network's would not fit
     assert found.steps == 7 and found.values == (1, 2)
     own.write_text("base: own\n", encoding="utf-8")
-    with pytest.raises(InputError, match="base: is the file itself"):
+    with pytest.raises(InputError, match=r"base: 'own' leads back to own\.yaml"):
         made(own)
     own.write_text("base: nothing-of-that-name\n", encoding="utf-8")
     with pytest.raises(InputError, match="neither a YAML file nor a configuration"):
         made(own)
+
+
+def test_a_base_that_leads_back(file):
+    other = file.with_name("other.yaml")
+    other.write_text(f"base: {file.stem}\n", encoding="utf-8")
+    file.write_text(f"base: other\n{TEXT}", encoding="utf-8")
+    with pytest.raises(InputError, match=f"base: '{file.stem}' leads back to {file.name}"):
+        read_entries(file)
 
 
 def test_segments_are_labels_by_name(file):

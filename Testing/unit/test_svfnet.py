@@ -26,6 +26,14 @@ def test_untrained_is_exactly_the_identity(pair):
         assert torch.equal(fields.warp(pair[0], answer.there), pair[0])
 
 
+def test_the_published_network_begins_with_features_that_do_not_fade(generator):
+    """Else its last layer would have to grow a thousandfold before the others have anything to learn from."""
+    torch.manual_seed(0)
+    network = SVFNet.paper((8, 16, 32, 64))
+    features = network._features(torch.randn(2, 2, *SHAPE, generator=generator))
+    assert 0.2 < float(features.detach().square().mean().sqrt()) < 5
+
+
 @pytest.mark.parametrize("guided", [False, True])
 def test_exchanging_the_images_exchanges_the_answers(pair, guided):
     network = perturbed(SVFNet(guided=guided))

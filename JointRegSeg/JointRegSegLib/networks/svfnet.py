@@ -6,7 +6,8 @@ pool within slices (array axes H and W), after which voxels are about as thick a
 Settled here, where the paper is silent:
 
 - As in the U-Net that it follows: two convolutions a level (3 × 3, or 3³) with ReLU, maximum pooling by 2, transposed
-  convolutions up again, the encoder's features beside them; widths double from 32.
+  convolutions up again, the encoder's features beside them; widths double from 32. Weights begin with a deviation of
+  √(2 / inputs of a neuron), without which its features would fade from layer to layer.
 - The last layer, a 3 × 3 convolution within slices, starts at zero: the identity. Velocities are in voxels of the
   lattice, channels along D, H, W.
 - exp by scaling and squaring with 7 steps.
@@ -49,6 +50,9 @@ def _layers(inputs: int, outputs: int, planar: bool, normalized: bool) -> nn.Seq
     layers: list[nn.Module] = []
     for before in (inputs, outputs):
         layers.append(nn.Conv3d(before, outputs, kernel, padding=padding))
+        if not normalized:
+            nn.init.kaiming_normal_(layers[-1].weight, nonlinearity="relu")
+            nn.init.zeros_(layers[-1].bias)
         layers += [nn.InstanceNorm3d(outputs, affine=True), nn.LeakyReLU(0.1, True)] if normalized else [nn.ReLU(True)]
     return nn.Sequential(*layers)
 

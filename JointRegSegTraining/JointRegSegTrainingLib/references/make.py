@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from JointRegSegLib import fields
-from JointRegSegLib.errors import InputError
+from JointRegSegLib.errors import InputError, OutputError
 from JointRegSegLib.progress import Progress, silent, tell
 
 from .currents import Matching
@@ -109,11 +109,18 @@ class PairVelocities:
     def __init__(self, folder: Path) -> None:
         """Raises InputError if the folder has no references."""
         self.folder = Path(folder)
+        path = self.folder / INDEX
         try:
-            index = json.loads((self.folder / INDEX).read_text())
-            self.points = {n: np.load(self.folder / "points" / file) for n, file in index["points"].items()}
-        except (OSError, ValueError) as error:
-            raise InputError(f"{self.folder}: holds no references ({error}); make them first") from None
+            index = json.loads(path.read_text())
+            self.points = {}
+            for name, file in index["points"].items():
+                path = self.folder / "points" / file
+                self.points[name] = np.load(path, allow_pickle=False)
+        except OSError as error:
+            said = f"{path}: cannot be read ({error.strerror}), so that the folder holds no references"
+            raise InputError(f"{said}; make them first (make-references)") from None
+        except (ValueError, KeyError, TypeError, EOFError):
+            raise InputError(f"{path}: is damaged; remove it and run make-references again") from None
         self.template, self.shape, self.spacing = index["template"], tuple(index["shape"]), index["spacing"]
         how = index["interpolation"]
         self.how = Interpolation(**how | {"stride": tuple(how["stride"])})
@@ -162,11 +169,14 @@ def _digest(*parts: Any) -> str:
 
 def _store(path: Path, function: Callable[..., np.ndarray], *arguments: Any) -> None:
     """Write an array in one move, so that a file is whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        np.save(file, function(*arguments), allow_pickle=False)
-    temporary.replace(path)
+    found, temporary = function(*arguments), path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            np.save(file, found, allow_pickle=False)
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); name another folder") from None
 
 
 def _compute(jobs: Mapping[Path, tuple], processes: int | None, progress: Progress, stage: str) -> None:

@@ -20,8 +20,10 @@ def scheme_of(plan: Plan, subjects: Sequence[Subject], references: Path | None, 
     Raises
     ------
     InputError
-        If it needs some and there is no folder, or the subjects do not suffice.
+        If it needs some and there is no folder, or needs none, or the subjects do not suffice.
     """
+    if references is not None and plan.scheme != "references":
+        raise InputError(f"scheme '{plan.scheme}' learns from no references (--references); 'references' does")
     if plan.scheme == "references":
         if references is None:
             raise InputError("scheme 'references' needs the folder that make-references filled (--references)")
