@@ -62,13 +62,15 @@ class Label:
 class Shapes:
     """What ``make-references`` matches: unions of labels, on voxels of ``spacing`` mm along i, j, k.
 
-    Their surfaces have triangles with sides of about ``edge`` mm.
+    Their surfaces have triangles with sides of about ``edge`` mm. How subjects are mirrored and turned first, see
+    ``plan.schema.json``.
     """
 
     structures: tuple[tuple[int, ...], ...]
     spacing: tuple[float, float, float]
     edge: float = 12.0
     sort_slices: bool = False
+    turn: bool = False
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,29 @@ def test_slices_are_sorted(cohort_folder, plan):
     assert torch.equal(kept[0].labels, falling.labels)
 
 
+def test_subjects_are_turned_into_one_direction(cohort_folder, plan):
+    """A mark beside a middle, in three subjects at known angles: all come to lie at their mean."""
+    subject = people(cohort_folder, 1)[0]
+    k, j, i = torch.meshgrid(*[torch.arange(n) - (n - 1) / 2 for n in (5, 33, 33)], indexing="ij")
+    found = {}
+    drawn = []
+    for degrees in (170.0, -160.0):
+        angle = torch.tensor(degrees).deg2rad()
+        first = i.square() + j.square() < 9
+        last = (i - 10 * angle.cos()).square() + (j - 10 * angle.sin()).square() < 9
+        labels = (first + 2 * last).float()[None, None]
+        drawn.append(replace(subject, labels=labels, image=labels + 0.1 * k))
+    chosen = replace(plan, references=Shapes(((1,), (2,)), (1, 1, 1), turn=True))
+    for number, turned in enumerate(shapes.prepared(drawn, chosen)):
+        place = (turned.labels[0, 0] == 2).nonzero().double().mean(0) - torch.tensor([2.0, 16.0, 16.0])
+        found[number] = float(torch.atan2(place[1], place[2]).rad2deg()) % 360
+        assert abs(place[0]) < 1e-6 and place.norm() == pytest.approx(10, abs=0.3)
+        assert float(turned.image[0, 0, 0, 16, 16]) == pytest.approx(1 - 0.2, abs=1e-4)
+    assert list(found.values()) == pytest.approx([185, 185], abs=2)  # halfway between 170 and 200
+    kept = shapes.prepared(drawn[:1], replace(plan, references=Shapes(((1,), (2,)), (1, 1, 1))))
+    assert torch.equal(kept[0].labels, drawn[0].labels)
+
+
 def test_few_labels(cohort_folder, shell, tmp_path):
     kept = {}
     for count in (0, 1, 3):

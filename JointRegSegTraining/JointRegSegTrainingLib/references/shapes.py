@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
+from JointRegSegLib import fields
 from JointRegSegLib.errors import InputError
+from JointRegSegLib.geometry import affine_coordinates
 
-from ..plan import Plan
+from ..plan import Plan, Shapes
 from ..subjects import Subject
 from .make import References
 
@@ -27,16 +30,48 @@ def settings_of(plan: Plan) -> References:
 
 
 def prepared(subjects: Sequence[Subject], plan: Plan) -> list[Subject]:
-    """Subjects as the references see them: mirrored along D where the plan sorts slices and theirs run the other way.
+    """Subjects as the references see them: mirrored along D and turned within slices, where the plan wants that.
 
-    A mirror image is no deformation of a heart: base would be matched to apex.
+    A mirror image is no deformation of a heart: base would be matched to apex. Turned are those alone in which both the
+    first and the last structure were drawn.
     """
-    if plan.references is None or not plan.references.sort_slices:
-        return list(subjects)
-    return [
-        replace(s, image=s.image.flip(2), labels=s.labels.flip(2)) if _shrinks(s.labels[0, 0].numpy()) else s
-        for s in subjects
-    ]
+    shapes, subjects = plan.references, list(subjects)
+    if shapes is None:
+        return subjects
+    if shapes.sort_slices:
+        subjects = [
+            replace(s, image=s.image.flip(2), labels=s.labels.flip(2)) if _shrinks(s.labels[0, 0].numpy()) else s
+            for s in subjects
+        ]
+    if shapes.turn:
+        toward = [_direction(s.labels[0, 0].numpy(), shapes) for s in subjects]
+        mean = np.angle(sum(direction for direction in toward if direction is not None))
+        subjects = [
+            s if direction is None else _turned(s, float(mean - np.angle(direction)))
+            for s, direction in zip(subjects, toward, strict=True)
+        ]
+    return subjects
+
+
+def _direction(labels: np.ndarray, shapes: Shapes) -> complex | None:
+    """Where the last structure lies from the first one, within slices: a number of unit length, W real, H imaginary."""
+    first, last = (np.argwhere(np.isin(labels, shapes.structures[n])) for n in (0, -1))
+    if not (len(first) and len(last)):
+        return None
+    _, down, right = (last.mean(0) - first.mean(0)) * shapes.spacing[::-1]
+    way = complex(right, down)
+    return way / abs(way) if way else None
+
+
+def _turned(subject: Subject, angle: float) -> Subject:
+    """Turned within slices, whose voxels are square, about the lattice's middle by ``angle`` from W toward H."""
+    back = np.eye(3)
+    back[1:, 1:] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    middle = (np.array(subject.image.shape[2:]) - 1) / 2
+    matrix = fields.affine_matrix(back, np.zeros(3), middle)
+    displacement = affine_coordinates(matrix - np.eye(4), subject.image.shape[2:], torch.empty(0))
+    image, labels = fields.warp(subject.image, displacement), fields.warp(subject.labels, displacement, "nearest", 0)
+    return replace(subject, image=image, labels=labels)
 
 
 def _shrinks(labels: np.ndarray) -> bool:
