@@ -131,7 +131,7 @@ def halved(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 BUNDLES = {
-    "json": ({"text": "{"}, ["model.json cannot be read", "get the bundle anew"]),
+    "json": ({"text": "{"}, ["model.json is damaged", "get the bundle anew"]),
     "schema": ({"change": lambda m: m["preprocessing"].update(size=[16, 16])}, ["not valid at preprocessing/size"]),
     "extra": ({"change": lambda m: m.update(pickle="x")}, ["not valid at top level", "pickle"]),
     "network": ({"change": lambda m: m.update(network="transformer")}, ["'transformer'", "does not have"]),
