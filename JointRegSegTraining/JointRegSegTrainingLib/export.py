@@ -94,11 +94,12 @@ def card_of(run: Path, card: Path | None = None) -> dict[str, Any]:
 
 def _check_place(folder: Path) -> None:
     try:
-        strange = {path.name for path in folder.iterdir()} - set(catalog.FILES) if folder.exists() else set()
+        found = [path.name for path in folder.iterdir()] if folder.exists() else []
     except OSError as error:
         raise OutputError(f"{folder}: cannot be a bundle's folder ({error.strerror}); name another one") from None
-    if strange:
-        raise OutputError(f"{folder}: holds {min(strange)}, which is no part of a bundle; name another folder")
+    # Hidden files are those of file managers.
+    if strange := [name for name in sorted(found) if name not in catalog.FILES and not name.startswith(".")]:
+        raise OutputError(f"{folder}: holds {strange[0]}, which is no part of a bundle; name another folder")
 
 
 def _differing(

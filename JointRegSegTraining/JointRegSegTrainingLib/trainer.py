@@ -88,7 +88,7 @@ def check_folder(folder: Path, plan: Plan) -> None:
     path = folder / "plan.json"
     try:
         if not path.is_file():
-            if folder.exists() and any(folder.iterdir()):
+            if folder.exists() and any(not p.name.startswith(".") for p in folder.iterdir()):
                 raise OutputError(f"{folder}: is not empty and holds no training run; name another folder")
             return
         # Entries that an earlier version did not know are as they are by default.

@@ -127,7 +127,8 @@ class Trainings:
             words = ["train", "--config", self.config, "--cohort", cohort, "--output", run]
             words += ["--max-minutes", self.left]
             words += ["--start", start] if start else []
-            for change in (f"steps={steps}", *changes, *self.changes):
+            # What a training is about counts more than what is asked for of all of them.
+            for change in (f"steps={steps}", *self.changes, *changes):
                 words += ["--set", change]
             call(*words)
             if not _done(run, steps):
