@@ -129,7 +129,7 @@ def test_trainings_go_on_and_stop_in_time(tmp_path, monkeypatch):
     all_runs = trainings.Trainings("some", ["pairs=1"], 60)
     with pytest.raises(trainings.OutOfTime):
         all_runs.train(tmp_path / "run", Path("c.csv"), 10, ["seed=3"])
-    assert called[0][-6:] == ("--set", "steps=10", "--set", "seed=3", "--set", "pairs=1")
+    assert called[0][-6:] == ("--set", "steps=10", "--set", "pairs=1", "--set", "seed=3")
     assert all_runs.train(tmp_path / "run", Path("c.csv"), 10) == tmp_path / "run" and len(called) == 2
     all_runs.train(tmp_path / "run", Path("c.csv"), 10)
     assert len(called) == 2  # it is done
