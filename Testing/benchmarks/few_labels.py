@@ -6,8 +6,9 @@ to compare with, both networks apart for as many further steps of each. In turn 
 one of the segmentation: the paper's 20 belong to trainings so long that a segmentation with a twentieth of the steps
 has come to its end. With all people labeled the networks apart are the upper bound. Everything is trained by
 `jointregseg train`, and goes on where it was when it is called again. Figures are those of people who were left out
-altogether; p is that of a one-sided Mann-Whitney U test against the networks apart, with a false discovery rate of 0.05
-controlled over all tests of the table.
+altogether, also of that first registration, labeled 0, beside which the paper tells what one label gains; p is that of
+a one-sided Mann-Whitney U test against the networks apart, with a false discovery rate of 0.05 controlled over all
+tests of the table.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ def main() -> int:
     options = parser(__doc__, 2500, "of both networks apart; the others in proportion")
     options.add_argument("--system", choices=SYSTEMS, default="hippocampus")
     options.add_argument("--labeled", type=int, nargs="+", default=[1, 10], help="numbers of people with labels")
+    options.add_argument("--note", default="", help="what is told of these trainings in the table's title")
     arguments = options.parse_args()
     source = Path(arguments.data) / arguments.system
     if not source.is_dir():
@@ -61,6 +63,7 @@ def main() -> int:
     found, trainings = {}, Trainings(f"deepatlas-{arguments.system}", arguments.set)
     cohort, steps = _cohort(source, arguments, None), round(arguments.steps * FIRST.share)
     first = trainings.train(arguments.output / FIRST.name, cohort, steps, FIRST.changes)
+    found[0, APART] = figures(first, arguments.pairs)
     for labeled in [*arguments.labeled, None]:
         cohort = _cohort(source, arguments, labeled)
         stages = STAGES if labeled is not None else STAGES[:2]
@@ -68,7 +71,8 @@ def main() -> int:
             if name != BEGUN:
                 found[labeled, name] = figures(run, arguments.pairs)
     pairs = [{"labeled": n, "training": name, "pairs": rows} for (n, name), rows in found.items()]
-    table(arguments.system, found).tell(arguments.output / "figures.json", pairs)
+    told = table(", ".join(filter(None, (arguments.system, arguments.note))), found)
+    told.tell(arguments.output / "figures.json", pairs)
     return 0
 
 
@@ -93,8 +97,8 @@ def _trained(trainings: Trainings, cohort: Path, first: Path, steps: int, stages
     return runs
 
 
-def table(system: str, found: dict[tuple[int | None, str], Figures]) -> Table:
-    """Mean figures of each training, beside the networks apart on the same labels."""
+def table(of: str, found: dict[tuple[int | None, str], Figures]) -> Table:
+    """Mean figures of each training ``of`` a system, beside the networks apart on the same labels."""
     tests = {}
     for (labeled, name), rows in found.items():
         for key in MEASURES.values():
@@ -104,8 +108,11 @@ def table(system: str, found: dict[tuple[int | None, str], Figures]) -> Table:
     corrected = dict(zip(tests, false_discovery_control(list(tests.values())), strict=True)) if tests else {}
     lines = []
     for (labeled, name), rows in found.items():
-        line = [str(labeled or "all"), name]
+        line = ["all" if labeled is None else str(labeled), name]
         for key in MEASURES.values():
+            if labeled == 0 and key == MEASURES["segmentation"]:  # which has learned nothing
+                line += ["", "", ""]
+                continue
             mean, base = (float(np.mean([row[key] for row in x])) for x in (rows, found[labeled, APART]))
             line += [f"{mean:.3f}"]
             line += ["", ""] if name == APART else [f"{mean - base:+.3f}", f"{corrected[labeled, name, key]:.2g}"]
@@ -113,10 +120,9 @@ def table(system: str, found: dict[tuple[int | None, str], Figures]) -> Table:
     columns = [column for title in MEASURES for column in (f"{title}, Dice", "gain", "p")]
     pairs = next(iter(found.values()))
     before = np.mean([row["before"] for row in pairs])
-    of = f"{len(pairs)} pairs of people who were left out, of Dice {before:.3f} before registration"
-    said = f"{of}; gain and p beside the networks apart that learned from the same labels"
-    title = f"DeepAtlas with few labels: {system}"
-    return Table(title, said, ["labeled", "training", *columns, "folded, %"], lines)
+    said = f"{len(pairs)} pairs of people who were left out, of Dice {before:.3f} before registration; "
+    said += "gain and p beside the networks apart that learned from the same labels"
+    return Table(f"DeepAtlas with few labels: {of}", said, ["labeled", "training", *columns, "folded, %"], lines)
 
 
 if __name__ == "__main__":

@@ -159,9 +159,11 @@ def test_the_table_of_few_labels_gets_into_the_document(tmp_path, capsys):
         (1, name): [figures | {"dice": base + n / 1000, "segmentation": base} for n in range(11)]
         for name, base in ((few_labels.APART, 0.6), (few_labels.TOGETHER, 0.7))
     }
+    found = {(0, few_labels.APART): found[1, few_labels.APART], **found}
     few_labels.table("brain", found).tell(tmp_path / "figures.json", [])
     printed = capsys.readouterr().out.splitlines()
-    apart, together = (line.split("\t") for line in printed[1:3])
+    unlabeled, apart, together = (line.split("\t") for line in printed[1:4])
+    assert unlabeled == ["0", "apart", "0.605", "", "", "", "", "", "0.0000"]
     assert apart == ["1", "apart", "0.605", "", "", "0.600", "", "", "0.0000"]
     assert together[2:4] == ["0.705", "+0.100"] and float(together[4]) < 1e-3
     written = document.chapter(json.loads((tmp_path / "figures.json").read_text()), tmp_path)
