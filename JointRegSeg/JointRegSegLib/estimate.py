@@ -10,6 +10,7 @@ import torch
 
 from . import fields
 from .affine import register_affine, shrink_as, shrink_within
+from .catalog import WORKING_SIZE
 from .deformation import Deformation, field_lattice
 from .detail import around, detailed, finer
 from .errors import InputError
@@ -32,6 +33,8 @@ LEAST_SIDE = 12
 #: Of an affine map, the share of its volume to which it brings the fixed image, below which nothing can be right.
 COLLAPSED = 1e-3
 
+CPU = torch.device("cpu")
+
 
 @dataclass
 class Volume:
@@ -44,6 +47,29 @@ class Volume:
         """The part that begins at voxel ``first`` (i, j, k), of ``size`` along i, j, k."""
         part = tuple(slice(a, a + n) for a, n in zip(first[::-1], size[::-1], strict=True))
         return Volume(self.values[(..., *part)], self.grid.cropped(first, size))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to estimate, whatever the way.
+
+    Attributes
+    ----------
+    refine : int
+        Steps of optimization that are asked for beyond the least.
+    side : int
+        Longest side of the lattice of optimization in voxels, which is finer where ``side``³ voxels are enough for
+        that.
+    align : str or None
+        How the images begin: 'world' or 'center'; None is the model's own way, and 'world' without one.
+    """
+
+    refine: int = 0
+    similarity: Similarity = "lncc"
+    align: str | None = None
+    side: int = WORKING_SIZE
+    device: torch.device = CPU
+    progress: Progress = silent
 
 
 @dataclass
@@ -71,18 +97,12 @@ def by_model(
     bundle: Bundle,
     fixed: Volume,
     moving: Volume,
-    refine: int,
-    similarity: Similarity,
-    align: str | None,
-    side: int,
-    device: torch.device,
-    progress: Progress = silent,
+    settings: Settings,
     closer: bool = True,
 ) -> Estimate:
-    """One pass of a bundle's network, then ``refine`` steps of optimization.
+    """One pass of a bundle's network, then steps of optimization.
 
-    ``side`` is that of `by_optimization`, for bundles whose refinement is `Refinement.anew`; without ``closer`` it does
-    not end at a finer resolution.
+    Without ``closer`` a refinement that is `Refinement.anew` does not end at a finer resolution.
 
     Raises
     ------
@@ -91,9 +111,10 @@ def by_model(
     InputError
         If the images do not overlap and are to stay where they are.
     """
-    preprocessing = bundle.preprocessing
-    if align:
-        preprocessing = replace(preprocessing, alignment=align)
+    preprocessing, refine = bundle.preprocessing, settings.refine
+    device, progress = settings.device, settings.progress
+    if settings.align:
+        preprocessing = replace(preprocessing, alignment=settings.align)
     network = load(bundle)
     tell(progress, "network", 0.0)
     require_overlap(fixed.grid, moving.grid, preprocessing.alignment)
@@ -105,7 +126,7 @@ def by_model(
     else:
         inputs["moving"], partner = preprocessing.seen(moving.values, moving.grid, axes=fixed.grid)
     begin = initial = partner.array_affine @ np.linalg.inv(lattice.array_affine)
-    objective = Refinement(similarity=similarity, **bundle.manifest["refinement"])
+    objective = Refinement(similarity=settings.similarity, **bundle.manifest["refinement"])
     with torch.inference_mode():
         images = inputs["moving"].to(device), inputs["fixed"].to(device)
         if refine and objective.turn:
@@ -157,8 +178,8 @@ def by_model(
         organs = None if probabilities["fixed"] is None else probabilities["fixed"][:, :1] < 0.5
         box = None if organs is None else around(organs, lattice, fixed.grid)
         part = None if box is None else fixed.cropped(*box)
-        more = refine if closer else 0
-        found = _optimized(fixed, moving, begin, refine, more, similarity, side, device, told, part, found)
+        own = replace(settings, refine=refine if closer else 0, progress=told)
+        found = _optimized(fixed, moving, begin, refine, own, part, found)
     return Estimate(
         found,
         preprocessing.alignment,
@@ -169,31 +190,20 @@ def by_model(
     )
 
 
-def by_optimization(
-    fixed: Volume,
-    moving: Volume,
-    refine: int,
-    similarity: Similarity,
-    align: str | None,
-    side: int,
-    device: torch.device,
-    progress: Progress = silent,
-) -> Estimate:
-    """`generic`: affine, then a diffeomorphism, from the images alone; ``refine`` adds steps at a finer resolution.
-
-    ``side`` is the longest side of the lattice in voxels, which is finer where ``side``³ voxels are enough for that.
+def by_optimization(fixed: Volume, moving: Volume, settings: Settings) -> Estimate:
+    """`generic`: affine, then a diffeomorphism, from the images alone; steps asked for are at a finer resolution.
 
     Raises
     ------
     InputError
         If the images do not overlap and are to stay where they are.
     """
-    alignment = align or "world"
+    alignment = settings.align or "world"
     require_overlap(fixed.grid, moving.grid, alignment)
     start = np.eye(4)
     if alignment == "center":
         start[:3, 3] = moving.grid.center - fixed.grid.center
-    found = _optimized(fixed, moving, start, STEPS, refine, similarity, side, device, progress)
+    found = _optimized(fixed, moving, start, STEPS, settings)
     return Estimate(found, alignment)
 
 
@@ -202,19 +212,17 @@ def _optimized(
     moving: Volume,
     start: np.ndarray,
     steps: int,
-    refine: int,
-    similarity: Similarity,
-    side: int,
-    device: torch.device,
-    progress: Progress,
+    settings: Settings,
     part: Volume | None = None,
     other: Deformation | None = None,
 ) -> Deformation:
     """What `by_optimization` finds from the (4, 4) matrix ``start``, or from ``other`` where the images prefer that.
 
-    At full resolution ``steps`` are made on a small lattice, fewer on a larger one. ``refine`` asks for more: of
+    At full resolution ``steps`` are made on a small lattice, fewer on a larger one. `Settings.refine` asks for more: of
     ``part`` of the fixed image, or of all, at a finer resolution or, where it has none, of all at that one.
     """
+    refine, similarity, side = settings.refine, settings.similarity, settings.side
+    device, progress = settings.device, settings.progress
     zscore = INTENSITIES["zscore"]
     seen = _foreground(fixed)
     part = seen if part is None else part

@@ -86,18 +86,19 @@ def find(name: str | Path) -> Bundle:
     """
     if not isinstance(name, str | os.PathLike):
         raise ModelError(f"a model is a name or a folder, not a {type(name).__name__}", "model")
-    if str(name) == GENERIC:
+    name = str(name)
+    if name == GENERIC:
         raise ModelError(f"'{GENERIC}' has no weights, for it compares the images themselves; name a trained model")
     known: dict[str, Bundle] = {}
     with reading(name, ModelError):
-        if str(name) and (Path(name) / "model.json").is_file():
+        if name and (Path(name) / "model.json").is_file():
             return open_bundle(Path(name))
         known = {bundle.name: bundle for bundle in installed()}
-        if str(name) in known:
-            return known[str(name)]
+        if name in known:
+            return known[name]
         # A damaged one is not among the others, but says what is wrong with it.
         for folder in catalog.folders():
-            if str(name) and (folder / name / "model.json").is_file():
+            if name and (folder / name / "model.json").is_file():
                 return open_bundle(folder / name)
     raise ModelError(f"no model '{name}'; known: {', '.join([GENERIC, *known])}", "model")
 

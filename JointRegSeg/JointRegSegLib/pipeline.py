@@ -17,7 +17,7 @@ from . import __version__, device, domain, files, models, points, quality
 from .catalog import GENERIC_ENTRY, WORKING_SIZE
 from .deformation import Deformation, field_lattice, scalar_image, vector_image
 from .errors import InputError
-from .estimate import Estimate, Volume, by_model, by_optimization
+from .estimate import Estimate, Settings, Volume, by_model, by_optimization
 from .geometry import Grid, resample
 from .lung.refined import refined
 from .options import check_options
@@ -264,17 +264,16 @@ def _estimate(
     """The estimate, and where it was computed in the end."""
 
     def attempt(where: torch.device) -> Estimate:
-        side = working_size or WORKING_SIZE
+        settings = Settings(refine, similarity, align, working_size or WORKING_SIZE, where, progress)
         if organs is not None:
-            return by_organs(*volumes, organs, refine, similarity, side, where, progress)
+            return by_organs(*volumes, organs, settings)
         if bundle is None:
-            return by_optimization(*volumes, refine, similarity, align, side, where, progress)
-        options = (refine, similarity, align, side, where, progress)
+            return by_optimization(*volumes, settings)
         slides = refine and bundle.manifest["refinement"].get("slides")
-        found = refined(bundle, *volumes, *options) if slides else None
+        found = refined(bundle, *volumes, settings) if slides else None
         if found is not None:
             notes.append("the lungs were found by density, and slide along the wall")
-        return found or by_model(bundle, *volumes, *options)
+        return found or by_model(bundle, *volumes, settings)
 
     try:
         return attempt(chosen), chosen

@@ -13,13 +13,11 @@ from .affine import register_affine, shrink_as, shrink_within
 from .deformation import Deformation
 from .detail import around
 from .errors import InputError
-from .estimate import Estimate, Volume
+from .estimate import Estimate, Settings, Volume
 from .geometry import resample
 from .preprocess import INTENSITIES, air_share, is_ct
-from .progress import Progress, silent
 from .refine import Level, Objective, from_nothing
 from .regularize import without_folds
-from .similarity import Similarity
 
 #: What is looked at of an organ's surroundings, in mm; further away they go on as at the border of it.
 MARGIN = 30.0
@@ -40,22 +38,16 @@ def by_organs(
     fixed: Volume,
     moving: Volume,
     organs: Sequence[torch.Tensor],
-    refine: int,
-    similarity: Similarity,
-    side: int,
-    device: torch.device,
-    progress: Progress = silent,
+    settings: Settings,
 ) -> Estimate:
     """Optimize the organs' motion and that of their surroundings, each by itself; they meet at the organs' borders.
 
-    The organs begin on each other, whatever the images' position. ``refine`` adds steps at full resolution.
+    The organs begin on each other, whatever the images' position. Steps that are asked for are at full resolution.
 
     Parameters
     ----------
     organs : sequence of torch.Tensor
         (1, 1, D, H, W) label maps on the lattices of the fixed and of the moving image; all that is not 0 counts alike.
-    side : int
-        Longest side of the working lattice in voxels, as for `estimate.by_optimization`.
 
     Raises
     ------
@@ -68,8 +60,9 @@ def by_organs(
             raise InputError(f"the label map of the {name} image's organs is empty")
     ct = all(is_ct(volume.values.numpy()) for volume in (fixed, moving))
     still, moved = (_near(v, labels > 0, ct) for v, labels in zip((fixed, moving), organs, strict=True))
-    target, lattice = shrink_within(still.values, still.grid, side)
+    target, lattice = shrink_within(still.values, still.grid, settings.side)
     source, partner = shrink_as(moved.values, moved.grid, lattice)
+    device, progress = settings.device, settings.progress
     start = np.eye(4)
     start[:3, 3] = moved.grid.center - still.grid.center
     target, source = target.to(device), source.to(device)
@@ -78,8 +71,8 @@ def by_organs(
     source = resample(source, partner, lattice, matrix)
     inside, tissue = ((source[:, part], target[:, part]) for part in (slice(-1, None), slice(-2, -1)))
     coarse, middle, fine = LEVELS
-    levels = (coarse, middle, replace(fine, iterations=fine.iterations + refine))
-    objective = Objective(similarity=similarity, overlap=1.0, flat=FLAT, mass=MASS)
+    levels = (coarse, middle, replace(fine, iterations=fine.iterations + settings.refine))
+    objective = Objective(similarity=settings.similarity, overlap=1.0, flat=FLAT, mass=MASS)
     images, spacing = (source[:, :-2], target[:, :-2]), lattice.spacing[::-1]
     forward, inverse = from_nothing(
         *images, objective, levels, progress, inside, spacing, tissue=tissue if ct else None

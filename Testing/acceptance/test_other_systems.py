@@ -9,10 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-import torch
 from JointRegSegLib import files, metrics, models, precision, register
-from JointRegSegLib.catalog import WORKING_SIZE
-from JointRegSegLib.estimate import Volume, by_model
+from JointRegSegLib.estimate import Settings, Volume, by_model
 from JointRegSegLib.regularize import LIMIT
 from JointRegSegTrainingLib.cohort import random_pairs
 
@@ -102,7 +100,7 @@ def test_half_precision_moves_points_by_hundredths_of_a_voxel(name, system, tmp_
     maps = []
     for halves in (True, False):
         monkeypatch.setattr(precision, "halves", lambda device, halves=halves: halves)
-        found = by_model(bundle, *volumes, 0, "lncc", None, WORKING_SIZE, torch.device("cpu")).deformation
+        found = by_model(bundle, *volumes, Settings()).deformation
         maps.append(found.vectors()[0] / found.grid.spacing.min())
     off = (maps[0] - maps[1]).norm(dim=0)
     assert 0 < off.mean() < 0.05 and off.max() < 0.5 < maps[1].norm(dim=0).max()

@@ -8,7 +8,7 @@ import torch
 from JointRegSegLib import fields
 from JointRegSegLib.deformation import Deformation
 from JointRegSegLib.detail import around, detailed, finer
-from JointRegSegLib.estimate import Volume, by_optimization
+from JointRegSegLib.estimate import Settings, Volume, by_optimization
 from JointRegSegLib.geometry import Grid
 from JointRegSegLib.refine import Objective
 from scipy import ndimage
@@ -119,9 +119,7 @@ def test_the_box_around_organs_on_another_lattice(grid):
 def test_generic_is_nearer_with_refinement_where_the_images_are_finer(grid, pair):
     """The lattice of a side of 20 has voxels of two; the finer one those of the images."""
     fixed, moving, known = pair
-    plain, refined = (
-        by_optimization(fixed, moving, n, "lncc", None, 20, torch.device("cpu")).deformation.on(grid) for n in (0, 40)
-    )
+    plain, refined = (by_optimization(fixed, moving, Settings(n, side=20)).deformation.on(grid) for n in (0, 40))
     truth = fields.to_world(known, grid)
     off = [
         float((x.vectors() - truth)[0, :, 10:28, 12:34, 14:36].square().sum(0).sqrt().mean()) for x in (plain, refined)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from JointRegSegLib import models
 from JointRegSegLib.deformation import Deformation
-from JointRegSegLib.estimate import Estimate, Volume
+from JointRegSegLib.estimate import Estimate, Settings, Volume
 from JointRegSegLib.geometry import Grid
 from JointRegSegLib.lung import refined as module
 from JointRegSegLib.lung import threshold
@@ -97,10 +97,10 @@ def test_there_and_back(both, whole):
 def test_what_is_no_ct_is_left_to_the_model(whole):
     image = Volume(torch.rand(1, 1, *whole.grid.shape), whole.grid)
     bundle = models.find("lung-breathing")
-    assert refined(bundle, image, image, 10, "lncc", None, 48, torch.device("cpu")) is None
+    assert refined(bundle, image, image, Settings(10, side=48)) is None
     empty = Volume(torch.full((1, 1, *whole.grid.shape), -1000.0), whole.grid)
     empty.values[..., 10:30, 10:30, 10:30] = 40.0  # a body without lungs
-    assert refined(bundle, empty, empty, 10, "lncc", None, 48, torch.device("cpu")) is None
+    assert refined(bundle, empty, empty, Settings(10, side=48)) is None
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_a_lung_without_partner_and_other_labels(whole, monkeypatch, names, outl
     monkeypatch.setattr(module, "by_model", lambda *rest, closer: Estimate(whole, "world"))
     monkeypatch.setattr(module, "by_organs", organs_of)
     bundle = SimpleNamespace(manifest={"labels": [{"name": name, "value": value} for name, value in names.items()]})
-    found = refined(bundle, *images, 10, "lncc", None, 48, torch.device("cpu"))
+    found = refined(bundle, *images, Settings(10, side=48))
     np.testing.assert_array_equal(seen, lungs == threshold.RIGHT)
     assert (found.outlines is not None) == outlined
     if outlined:
@@ -130,4 +130,4 @@ def test_a_lung_without_partner_and_other_labels(whole, monkeypatch, names, outl
         np.testing.assert_array_equal([labels[0, 0].numpy() for labels in found.outlines], expected)
     lungs[1] = np.where(lungs[1] == threshold.RIGHT, threshold.LEFT, 0)
     lungs[0][lungs[0] == threshold.LEFT] = 0
-    assert refined(bundle, *images, 10, "lncc", None, 48, torch.device("cpu")) is None
+    assert refined(bundle, *images, Settings(10, side=48)) is None

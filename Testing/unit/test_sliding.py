@@ -7,7 +7,7 @@ import pytest
 import torch
 from JointRegSegLib import register
 from JointRegSegLib.errors import InputError
-from JointRegSegLib.estimate import Volume, by_optimization
+from JointRegSegLib.estimate import Settings, Volume, by_optimization
 from JointRegSegLib.geometry import Grid
 from JointRegSegLib.sliding import by_organs
 from scipy import ndimage
@@ -49,20 +49,20 @@ def _errors(found: object, organs: list[torch.Tensor], grid: Grid) -> tuple[floa
 
 def test_both_motions_are_found(slid):
     fixed, moving, organs = slid
-    found = by_organs(fixed, moving, organs, 0, "lncc", 64, torch.device("cpu"))
+    found = by_organs(fixed, moving, organs, Settings(side=64))
     own, around = _errors(found, organs, fixed.grid)
     assert own < 0.5 and around < 0.5
     np.testing.assert_array_equal(found.deformation.affine[:3, :3], np.eye(3))
     assert float(found.deformation.jacobian().min()) > 0
     assert float(found.deformation.round_trip().nanmean()) < 0.2  # it cannot be everywhere: the map jumps
-    smooth = by_optimization(fixed, moving, 0, "lncc", None, 64, torch.device("cpu"))
+    smooth = by_optimization(fixed, moving, Settings(side=64))
     assert max(_errors(smooth, organs, fixed.grid)) > 5 * max(own, around)  # which is what it is for
 
 
 def test_an_organ_that_is_not_there(slid):
     fixed, moving, organs = slid
     with pytest.raises(InputError, match="moving image's organs is empty"):
-        by_organs(fixed, moving, [organs[0], 0 * organs[1]], 0, "lncc", 64, torch.device("cpu"))
+        by_organs(fixed, moving, [organs[0], 0 * organs[1]], Settings(side=64))
 
 
 BOTH = {"fixed_organs": "f.nii.gz", "moving_organs": "m.nii.gz"}
@@ -93,7 +93,7 @@ def test_density_tells_how_an_even_lung_expands():
         Volume(torch.where(inside > 0, 1000 * (0.25 * ratio - 1), 40) + 10 * part, grid)
         for ratio, part in zip((known, torch.ones_like(known)), noise, strict=True)
     ]
-    found = by_organs(*volumes, [inside, inside], 0, "lncc", 64, torch.device("cpu")).deformation.on(grid)
+    found = by_organs(*volumes, [inside, inside], Settings(side=64)).deformation.on(grid)
     core = (slice(10, 30), slice(14, 30), slice(16, 32))
     ratio = found.jacobian()[0, 0][core].numpy()
     truth = np.broadcast_to(known.numpy(), SHAPE)[core]

@@ -12,13 +12,11 @@ from .. import fields
 from ..deformation import Deformation, field_lattice
 from ..detail import inner
 from ..errors import InputError
-from ..estimate import Estimate, Volume, by_model
+from ..estimate import Estimate, Settings, Volume, by_model
 from ..geometry import Grid, resample
 from ..models import Bundle
 from ..preprocess import is_ct
-from ..progress import Progress, silent
 from ..regularize import LIMIT, invertible, without_folds
-from ..similarity import Similarity
 from ..sliding import by_organs
 from . import threshold
 
@@ -34,12 +32,7 @@ def refined(
     bundle: Bundle,
     fixed: Volume,
     moving: Volume,
-    refine: int,
-    similarity: Similarity,
-    align: str | None,
-    side: int,
-    device: torch.device,
-    progress: Progress = silent,
+    settings: Settings,
 ) -> Estimate | None:
     """What `estimate.by_model` finds, but for the lungs and what is near them, which `sliding.by_organs` registers.
 
@@ -60,14 +53,15 @@ def refined(
     organs = [torch.from_numpy(np.isin(lungs, sides))[None, None] for lungs in found]
 
     def first(stage: str, fraction: float) -> bool | None:
-        return progress(stage, SHARE * fraction if stage == "refining" else fraction)
+        return settings.progress(stage, SHARE * fraction if stage == "refining" else fraction)
 
     def second(stage: str, fraction: float) -> bool | None:
         begun, share = {"affine": (0.0, 0.1), "deformation": (0.1, 0.9)}[stage]
-        return progress("refining", SHARE + (1 - SHARE) * (begun + share * fraction))
+        return settings.progress("refining", SHARE + (1 - SHARE) * (begun + share * fraction))
 
-    whole = by_model(bundle, fixed, moving, refine, similarity, align, side, device, first, closer=False)
-    slid = by_organs(fixed, moving, organs, refine // MORE, similarity, side, device, second)
+    whole = by_model(bundle, fixed, moving, replace(settings, progress=first), closer=False)
+    near = replace(settings, refine=settings.refine // MORE, progress=second)
+    slid = by_organs(fixed, moving, organs, near)
     around = invertible(whole.deformation.on(field_lattice(fixed.grid)), LIMIT)
     joint = beside(slid.deformation, around)
     return replace(whole, deformation=joint, outlines=_outlines(bundle, found), sliding=True)
