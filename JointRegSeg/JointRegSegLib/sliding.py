@@ -21,8 +21,11 @@ from .regularize import without_folds
 
 #: What is looked at of an organ's surroundings, in mm; further away they go on as at the border of it.
 MARGIN = 30.0
-#: HU between which CT is looked at: the inside of lungs, and soft tissue. In one window, lung would be all but flat.
-WINDOWS = ((-1000, 0), (-200, 300))
+#: HU between which CT is looked at: the inside of lungs, soft tissue, and bone, of which the wall has most to follow.
+#: In one window, lung would be all but flat.
+WINDOWS = ((-1000, 0), (-200, 300), (150, 900))
+#: Weight of each window: most places are flat in one or two of them, which then say nothing there.
+WINDOW_WEIGHT = 0.5
 #: Steps at each resolution. The last one takes most of the time, and it alone sees the small vessels. All are smoother
 #: than without organs, since what has to change abruptly does so at their borders; the last one is hardly less smooth
 #: than the one before: its parameters are so many that noise would move each a little, and expansion is told from that.
@@ -72,7 +75,8 @@ def by_organs(
     inside, tissue = ((source[:, part], target[:, part]) for part in (slice(-1, None), slice(-2, -1)))
     coarse, middle, fine = LEVELS
     levels = (coarse, middle, replace(fine, iterations=fine.iterations + settings.refine))
-    objective = Objective(similarity=settings.similarity, overlap=1.0, flat=FLAT, mass=MASS)
+    image = WINDOW_WEIGHT * len(WINDOWS) if ct else 1.0
+    objective = Objective(similarity=settings.similarity, image=image, overlap=1.0, flat=FLAT, mass=MASS)
     images, spacing = (source[:, :-2], target[:, :-2]), lattice.spacing[::-1]
     forward, inverse = from_nothing(
         *images, objective, levels, progress, inside, spacing, tissue=tissue if ct else None
