@@ -19,6 +19,7 @@ from .deformation import Deformation, field_lattice, scalar_image, vector_image
 from .errors import InputError
 from .estimate import Estimate, Settings, Volume, by_model, by_optimization
 from .geometry import Grid, resample
+from .lung.dense import without_dense
 from .lung.refined import refined
 from .options import check_options
 from .progress import Progress, silent, tell
@@ -269,11 +270,12 @@ def _estimate(
             return by_organs(*volumes, organs, settings)
         if bundle is None:
             return by_optimization(*volumes, settings)
-        slides = refine and bundle.manifest["refinement"].get("slides")
-        found = refined(bundle, *volumes, settings) if slides else None
-        if found is not None:
+        lungs = bundle.manifest["refinement"].get("slides")
+        if refine and lungs and (found := refined(bundle, *volumes, settings)):
             notes.append("the lungs were found by density, and slide along the wall")
-        return found or by_model(bundle, *volumes, settings)
+            return found
+        found = by_model(bundle, *volumes, settings)
+        return without_dense(bundle, found, *volumes) if lungs else found
 
     try:
         return attempt(chosen), chosen
