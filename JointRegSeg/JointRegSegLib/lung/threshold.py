@@ -122,7 +122,7 @@ def _without_airway(found: np.ndarray, hu: np.ndarray, ml: float) -> np.ndarray:
 
 def _apart(found: np.ndarray, grid: Grid, ml: float) -> np.ndarray:
     """Right and left: seeds deep in the lungs, which a watershed on the depth extends to all of them."""
-    depth = ndimage.distance_transform_edt(np.pad(found, 1), sampling=grid.spacing[::-1])[1:-1, 1:-1, 1:-1]
+    depth = _depth(np.pad(found, 1), grid)[1:-1, 1:-1, 1:-1]
     side = grid.to_world(np.argwhere(found)[:, ::-1])[:, 0]
     seeds = None
     for radius in np.arange(4.0, 40.0, 2.0):
@@ -142,7 +142,7 @@ def _apart(found: np.ndarray, grid: Grid, ml: float) -> np.ndarray:
     marks = np.zeros(found.shape, np.uint8)
     marks[right], marks[left] = RIGHT, LEFT
     flooded = sitk.MorphologicalWatershedFromMarkers(
-        sitk.GetImageFromArray(-depth.astype(np.float32)), sitk.GetImageFromArray(marks), False, True
+        sitk.GetImageFromArray(-depth), sitk.GetImageFromArray(marks), False, True
     )
     out = sitk.GetArrayFromImage(flooded).astype(np.uint8)
     out[~found] = 0
@@ -157,11 +157,22 @@ def _closed(lung: np.ndarray, grid: Grid) -> np.ndarray:
     if not lung.any():
         return lung
     room = np.ceil(CLOSING / grid.spacing[::-1]).astype(int) + 1
-    wide = np.pad(lung, [(int(n), int(n)) for n in room])
-    grown = ndimage.distance_transform_edt(~wide, sampling=grid.spacing[::-1]) <= CLOSING
-    shut = ndimage.distance_transform_edt(grown, sampling=grid.spacing[::-1]) > CLOSING
+    box = ndimage.find_objects(lung.astype(np.uint8))[0]
+    wide = np.pad(lung[box], [(int(n), int(n)) for n in room])
+    shut = _depth(_depth(~wide, grid) <= CLOSING, grid) > CLOSING
     inner = tuple(slice(int(n), -int(n)) for n in room)
-    return ndimage.binary_fill_holes(shut[inner] | lung)
+    out = lung.copy()
+    out[box] |= ndimage.binary_fill_holes(shut[inner] | lung[box])
+    return out
+
+
+def _depth(inside: np.ndarray, grid: Grid) -> np.ndarray:
+    """(D, H, W) float32, mm from each voxel to the nearest one that is not ``inside``."""
+    outside = sitk.GetImageFromArray((~inside).astype(np.uint8))
+    outside.SetSpacing(grid.spacing.tolist())
+    # Exact as SciPy's, several times as fast.
+    found = sitk.SignedMaurerDistanceMap(outside, insideIsPositive=False, squaredDistance=False, useImageSpacing=True)
+    return sitk.GetArrayFromImage(found).clip(0)
 
 
 def _at_full_resolution(closed: np.ndarray, found: np.ndarray, hu: np.ndarray, factors: np.ndarray) -> np.ndarray:
