@@ -53,6 +53,7 @@ def objective(
     known: torch.Tensor | None = None,
     complete: bool = False,
     segmented: Sequence[int] | None = None,
+    unannotated: bool = False,
 ) -> dict[str, torch.Tensor]:
     """Loss terms, weighted, of a batch of N pairs.
 
@@ -73,6 +74,8 @@ def objective(
         the network has to segment every label then.
     segmented : sequence of int or None
         Places among the K labels of those that the network segments; None for all.
+    unannotated : bool
+        With ``complete``: where no image of a pair has annotations, too, if the segmentation is not being trained.
     """
     n = images.shape[0] // 2
     known = labels.new_ones(labels.shape[0], labels.shape[1] - 1, dtype=torch.bool) if known is None else known
@@ -80,7 +83,8 @@ def objective(
     targets = labels
     if complete:
         targets = completed(labels, known, prediction)
-        counted = (known | known.roll(n, 0)).any(1, keepdim=True).expand_as(known)
+        resting = not (prediction.moving_segmentation.requires_grad or prediction.fixed_segmentation.requires_grad)
+        counted = (known | known.roll(n, 0)).any(1, keepdim=True).expand_as(known) | (unannotated and resting)
     out = {name: images.new_zeros(()) for name in asdict(weights)}
     used = {name for name, weight in asdict(weights).items() if weight}
     share = 1 / len(prediction.levels)

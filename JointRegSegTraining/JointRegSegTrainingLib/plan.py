@@ -109,6 +109,9 @@ class Plan:
         Count both directions of a network that answers in both; without, moving to fixed alone.
     complete : bool
         What no one has annotated is taken from the network's own segmentation (the same paper, equation 2).
+    unannotated : bool
+        So, too, in pairs of two images without annotations, which the paper leaves out, wherever the segmentation rests
+        and teaches the registration; trained by them itself it could answer anything that agrees with itself.
     """
 
     network: str
@@ -134,6 +137,7 @@ class Plan:
     alternate: dict[str, int] = field(default_factory=dict)
     both_ways: bool = True
     complete: bool = False
+    unannotated: bool = False
     annotated_share: float = 0.0
     seed: int = 0
 

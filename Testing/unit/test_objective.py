@@ -123,6 +123,20 @@ def test_segmentation_teaches_through_the_completed_labels():
     assert (scores.grad[1, 1][HALF[0, 0] == 0] > 0).all()
 
 
+def test_pairs_without_labels_teach_while_the_segmentation_rests():
+    images, labels = torch.rand(2, 1, 4, 4, 4), memberships(torch.zeros(2, 1, 4, 4, 4), (1,))
+    unknown = torch.zeros(2, 1, dtype=torch.bool)
+
+    def overlap(scores: torch.Tensor, **options: bool) -> float:
+        terms = objective(still(scores=scores), images, labels, only(overlap=1.0), unknown, True, **options)
+        return terms["overlap"].item()
+
+    opposite = 50 * memberships(torch.cat([HALF, 1 - HALF]), (1,))
+    assert overlap(opposite) == 0
+    assert overlap(opposite, unannotated=True) == pytest.approx(1, abs=1e-3)
+    assert overlap(opposite.requires_grad_(), unannotated=True) == 0
+
+
 def test_coarse_levels_count_at_their_own_resolution():
     u = torch.zeros(2, 3, 2, 2, 2)
     fine = torch.zeros(2, 3, 4, 4, 4)

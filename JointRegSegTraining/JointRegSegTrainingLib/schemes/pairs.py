@@ -54,7 +54,10 @@ class Pairs:
             prediction = network(images[:n], images[n:])
         plan = self.plan
         prediction = prediction if plan.both_ways else one_way(prediction, n)
-        return objective(prediction, images, labels, plan.weights, self.known[chosen], plan.complete, plan.segmented)
+        known = self.known[chosen]
+        return objective(
+            prediction, images, labels, plan.weights, known, plan.complete, plan.segmented, plan.unannotated
+        )
 
     def draw(self, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """(N,) indices of moving and of fixed images, of different people in each pair."""
