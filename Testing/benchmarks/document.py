@@ -7,7 +7,6 @@ system or experiment, and writes OUTPUT/README.md and its pictures from all that
 from __future__ import annotations
 
 import json
-import math
 import re
 import sys
 from pathlib import Path
@@ -58,11 +57,11 @@ def _name(found: dict) -> str:
 
 
 def _rounded(found: Any) -> Any:
-    """Numbers with the digits that mean anything, for they are kept in the repository."""
+    """Numbers with the digits that mean anything, for they are kept in the repository; what is none is left out."""
     if isinstance(found, float):
         return float(f"{found:.5g}")
     if isinstance(found, dict):
-        return {key: _rounded(value) for key, value in found.items()}
+        return {key: _rounded(value) for key, value in found.items() if value == value}  # JSON has no NaN
     return [_rounded(value) for value in found] if isinstance(found, list) else found
 
 
@@ -128,7 +127,7 @@ def _parameters(name: str) -> str:
 
 
 def _mean(rows: list[dict], key: str, digits: int, factor: float) -> str:
-    values = [factor * row[key] for row in rows if key in row and not math.isnan(row[key])]
+    values = [factor * row[key] for row in rows if key in row]
     return f"{np.mean(values):.{digits}f} ± {np.std(values):.{digits}f}" if values else ""
 
 

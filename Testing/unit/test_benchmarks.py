@@ -65,6 +65,18 @@ def test_the_document_compares_with_what_was_measured(tmp_path, reference):
     assert (tmp_path / "heart.png").stat().st_size > 1000
 
 
+def test_a_figure_that_is_none_is_neither_kept_nor_counted(tmp_path, monkeypatch):
+    """A spread of logarithms has none where a method folds everything."""
+    methods = {"none": [row(0.5)] * 3, "generic": [row(0.6), row(0.7), row(0.8) | {"spread": float("nan")}]}
+    found = {"system": "heart", "said": "3 pairs", "machine": "x", "commit": "abc", "labels": {"1": "left"}}
+    (tmp_path / "figures.json").write_text(json.dumps(found | {"memory": {}, "methods": methods}))
+    monkeypatch.setattr("sys.argv", ["document.py", str(tmp_path / "out"), str(tmp_path / "figures.json")])
+    assert document.main() == 0
+    kept = (tmp_path / "out" / "figures" / "heart.json").read_text()
+    assert "NaN" not in kept and kept.count('"spread"') == 5
+    assert "| 1.000 ± 0.000 |" in (tmp_path / "out" / "README.md").read_text()
+
+
 def test_figures_stay_in_the_document_until_they_are_measured_again(tmp_path, monkeypatch):
     """Those of another system, and an experiment's: they take days and are no part of `make bench`."""
     out = tmp_path / "out"
