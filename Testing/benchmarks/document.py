@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ COLUMNS = (
 )
 #: What the others are compared with: the first of these that was measured.
 REFERENCES = ("ANTs SyN", "generic")
+#: Beside which each structure is counted, pair by pair.
+RIVAL = "SimpleITK demons"
 
 
 def main() -> int:
@@ -80,14 +83,35 @@ def chapter(found: dict, folder: Path) -> list[str]:
         memory = f"{found['memory'][name]:.2f}" if name in found["memory"] else ""
         figures = [_mean(rows, *column[1:]) for column in COLUMNS]
         out.append(_line([name, _parameters(name), memory, f"{hardest:.3f}", *figures]))
-    out += ["", "Dice of each structure:", "", _line(["structure", *methods]), _line(["---"] * (len(methods) + 1))]
-    for value, label in names.items():
-        out.append(_line([label, *(_mean(rows, f"dice {value}", 3, 1) for rows in methods.values())]))
+    out += ["", "Dice of each structure:", ""]
+    out += _by_structure(names, methods, lambda value, rows: _mean(rows, f"dice {value}", 3, 1))
+    segmenting = {name: rows for name, rows in methods.items() if "segmentation" in rows[0]}
+    if segmenting:
+        out += ["", "Dice of each structure as segmented in the fixed image:", ""]
+        out += _by_structure(names, segmenting, lambda value, rows: _mean(rows, f"segmentation {value}", 3, 1))
+    if RIVAL in methods:
+        others = {name: rows for name, rows in methods.items() if name not in ("none", RIVAL)}
+        out += ["", f"Pairs in which a structure's Dice is better than that of {RIVAL}:", ""]
+        out += _by_structure(names, others, lambda value, rows: _wins(rows, methods[RIVAL], f"dice {value}"))
     reference = next(name for name in REFERENCES if name in methods)
     out += ["", f"Difference of Dice from {reference}, Wilcoxon's signed-rank test, p corrected after Holm:", ""]
     out += _compared(methods, reference)
     plot(methods, folder / f"{system}.png")
     return [*out, "", f"![Dice of each pair by method]({system}.png)", ""]
+
+
+def _by_structure(
+    names: dict[str, str], methods: dict[str, list[dict]], cell: Callable[[str, list[dict]], str]
+) -> list[str]:
+    """Table with a line for each structure that any method has a figure of, made by ``cell`` of label and rows."""
+    lines = [[label, *(cell(value, rows) for rows in methods.values())] for value, label in names.items()]
+    lines = [line for line in lines if any(line[1:])]
+    return [_line(["structure", *methods]), _line(["---"] * (len(methods) + 1)), *map(_line, lines)]
+
+
+def _wins(rows: list[dict], others: list[dict], key: str) -> str:
+    better = [row[key] > other[key] for row, other in zip(rows, others, strict=True) if key in row and key in other]
+    return f"{100 * np.mean(better):.0f} %" if better else ""
 
 
 def _compared(methods: dict[str, list[dict]], reference: str) -> list[str]:

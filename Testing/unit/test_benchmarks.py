@@ -65,6 +65,27 @@ def test_the_document_compares_with_what_was_measured(tmp_path, reference):
     assert (tmp_path / "heart.png").stat().st_size > 1000
 
 
+def test_the_document_tells_structures_by_themselves(tmp_path):
+    """What is segmented of them, and how often each is better than demons'."""
+    demons = [row(0.5) | {"dice 2": 0.5} for _ in range(4)]
+    network = [
+        row(0.7) | {"dice 1": 0.4 + n / 10, "dice 2": 0.6, "segmentation": 0.9, "segmentation 2": 0.8} for n in range(4)
+    ]
+    methods = {"none": [row(0.4)] * 4, "generic": [row(0.6)] * 4, document.RIVAL: demons, "network": network}
+    found = {"system": "heart", "said": "4 pairs", "machine": "x", "commit": "abc", "memory": {}, "methods": methods}
+    text = document.chapter(found | {"labels": {"1": "left", "2": "right"}}, tmp_path)
+    segmented = text.index("Dice of each structure as segmented in the fixed image:")
+    assert text[segmented + 2 : segmented + 6] == [
+        "| structure | network |",
+        "| --- | --- |",
+        "| right | 0.800 ± 0.000 |",
+        "",
+    ]
+    beaten = text.index("Pairs in which a structure's Dice is better than that of SimpleITK demons:")
+    assert text[beaten + 2] == "| structure | generic | network |"
+    assert text[beaten + 4 : beaten + 6] == ["| left | 100 % | 50 % |", "| right |  | 100 % |"]
+
+
 def test_a_figure_that_is_none_is_neither_kept_nor_counted(tmp_path, monkeypatch):
     """A spread of logarithms has none where a method folds everything."""
     methods = {"none": [row(0.5)] * 3, "generic": [row(0.6), row(0.7), row(0.8) | {"spread": float("nan")}]}
