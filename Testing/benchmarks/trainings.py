@@ -93,13 +93,15 @@ class Trainings:
 
     Attributes
     ----------
+    config : str or Path
+        As of ``--config``.
     changes : sequence of str
         To the configuration, in all runs.
     minutes : float
         For all of them together.
     """
 
-    config: str
+    config: str | Path
     changes: Sequence[str] = ()
     minutes: float = float("inf")
 
