@@ -106,8 +106,7 @@ def objective(
             if "mutual_information" in used:
                 out["mutual_information"] += share * dissimilarity("mi", warped, fixed)
         if "overlap" in used:
-            carried = fields.warp(moving_labels, total)
-            out["overlap"] += share * losses.dice(carried[:, 1:], target[:, 1:], known=counted[:count])
+            out["overlap"] += share * _overlap(moving_labels[:, 1:], target[:, 1:], total, counted[:count])
         if "gradient" in used and level.gradients is not None:
             out["gradient"] += share * losses.gradient_deviation(level.gradients)
         if "affine" in used and level.affine is not None:
@@ -123,8 +122,8 @@ def objective(
     if "overlap" in used and len(prediction.levels) > 1:
         both = [way for way in (prediction.there, prediction.back) if way is not None]
         count = n * len(both)
-        carried = fields.warp(targets[:count, 1:], torch.cat(both))
-        out["overlap"] = out["overlap"] + losses.dice(carried, targets.roll(n, 0)[:count, 1:], known=counted[:count])
+        moving_labels, target = targets[:count, 1:], targets.roll(n, 0)[:count, 1:]
+        out["overlap"] = out["overlap"] + _overlap(moving_labels, target, torch.cat(both), counted[:count])
     scores = [s for s in (prediction.moving_segmentation, prediction.fixed_segmentation) if s is not None]
     if scores and "segmentation" in used:
         count = n * len(scores)
@@ -133,6 +132,15 @@ def objective(
         target = torch.cat([1 - target.sum(1, keepdim=True), target], 1)
         out["segmentation"] = losses.segmentation(torch.cat(scores), target, known[:count, chosen])
     return {name: value * getattr(weights, name) for name, value in out.items()}
+
+
+def _overlap(
+    moving: torch.Tensor, fixed: torch.Tensor, displacement: torch.Tensor, counted: torch.Tensor
+) -> torch.Tensor:
+    """`losses.dice` of memberships carried over; of many structures that is dear, so not where none is counted."""
+    if not counted.any():
+        return 0 * displacement.mean()  # which keeps its place among the gradients
+    return losses.dice(fields.warp(moving, displacement), fixed, known=counted)
 
 
 def _at(image: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:

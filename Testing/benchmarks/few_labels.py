@@ -50,7 +50,7 @@ UNLABELED = (*ALONE[:2], "annotated_share=0", "weights.overlap=0", "arguments.cl
 #: Every pair teaches the registration, for of one labeled person's pairs there are few, which it would learn by heart.
 EVERY = ("unannotated=true", "annotated_share=0.5")
 #: The first training; then what each number of labels has.
-FIRST = Stage("without labels", "", UNLABELED, 2.0)
+FIRST = Stage("without labels", "", UNLABELED, 4.0)
 STAGES = (
     Stage(BEGUN, "", ALONE, 1.0),
     Stage(APART, BEGUN, ALONE, 1.8),
