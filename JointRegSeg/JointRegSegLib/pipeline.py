@@ -141,7 +141,7 @@ def register_and_segment(
             None if given[f"{side}_organs"] is None else files.read_labels(given[f"{side}_organs"], image, side)
             for side, image in (("fixed", fixed_image), ("moving", moving_image))
         ]
-        landmarks = _landmarks(fixed_points, moving_points, fixed_image, moving_image)
+        landmarks = landmarks_of(fixed_points, moving_points, fixed_image, moving_image)
     with _timed(seconds, "loading model"):
         ready = files.read_transform(transform) if isinstance(transform, str | Path) else transform
         bundle = None if ready is not None or str(model) == models.GENERIC else models.find(model)
@@ -215,9 +215,16 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     seconds[stage] = time.perf_counter() - began
 
 
-def _landmarks(
+def landmarks_of(
     fixed_points: PointSource | None, moving_points: PointSource | None, fixed: sitk.Image, moving: sitk.Image
 ) -> tuple[np.ndarray, np.ndarray] | None:
+    """Corresponding landmarks of both images, (n, 3) LPS mm each; None where neither has any.
+
+    Raises
+    ------
+    InputError
+        If they cannot be read, do not correspond, or lie far outside the images.
+    """
     if fixed_points is None and moving_points is None:
         return None
     if fixed_points is None or moving_points is None:

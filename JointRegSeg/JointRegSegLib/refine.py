@@ -324,9 +324,11 @@ def _descend(
         for iteration in range(level.iterations):
             told(iteration)
             smooth = motion(_smooth(parameters, level.spread))
-            both = fields.resize(smooth, evidence.images[0].shape[2:])
-            both = both if len(both) == 2 else joined(both, evidence.classes)
-            loss = joint_objective(both, evidence, objective, smooth)
+            parts = fields.resize(smooth, evidence.images[0].shape[2:])
+            if len(parts) == 2:
+                loss = joint_objective(parts, evidence, objective, smooth)
+            else:
+                loss = joint_objective(joined(parts, evidence.classes), evidence, objective, smooth, parts)
             adam.zero_grad(set_to_none=True)
             loss.backward()
             # Steps shrink towards the end of a level, which settles the noise of Adam's equal-sized steps.
@@ -336,10 +338,17 @@ def _descend(
     return _smooth(parameters.detach(), level.spread)
 
 
-def joint_objective(both: torch.Tensor, evidence: Evidence, objective: Objective, smooth: torch.Tensor) -> torch.Tensor:
+def joint_objective(
+    both: torch.Tensor,
+    evidence: Evidence,
+    objective: Objective,
+    smooth: torch.Tensor,
+    parts: torch.Tensor | None = None,
+) -> torch.Tensor:
     """The objective of (2, 3, D, H, W) displacements, forward and backward, on the lattice of ``evidence``.
 
-    ``smooth`` are the (…, 3, d, h, w) displacements that have to be regular: those that ``both`` were made of.
+    ``smooth`` are the (…, 3, d, h, w) displacements that have to be regular: those that ``both`` were made of, as
+    ``parts`` where organs slide, see `joined`.
     """
     loss = objective.smoothness * losses.diffusion(smooth)
     loss = loss + objective.folding * losses.folding(smooth, objective.margin)
@@ -351,7 +360,8 @@ def joint_objective(both: torch.Tensor, evidence: Evidence, objective: Objective
     warped = fields.warp(torch.cat(list(pairs.values()), 1), both).split([x.shape[1] for x in pairs.values()], 1)
     moved, target = dict(zip(pairs, warped, strict=True)), {name: x.flip(0) for name, x in pairs.items()}
     if "classes" in pairs and objective.overlap:
-        loss = loss + objective.overlap * losses.dice(moved["classes"], target["classes"])
+        overlap = losses.dice(moved["classes"], target["classes"]) if parts is None else _apart(evidence.classes, parts)
+        loss = loss + objective.overlap * overlap
     if objective.image:
         mask = None if evidence.known is None else _common(evidence.known, both.detach(), objective.window)
         loss = loss + objective.image * dissimilarity(
@@ -364,6 +374,17 @@ def joint_objective(both: torch.Tensor, evidence: Evidence, objective: Objective
             moved["tissue"], target["tissue"], joined(ratio, evidence.classes), inside.to(ratio), objective.window
         )
     return loss
+
+
+def _apart(classes: Sequence[torch.Tensor], parts: torch.Tensor) -> torch.Tensor:
+    """How badly each part's own displacement takes it, border and all, onto itself; see `joined` and `losses.dice`.
+
+    Put together, nothing would hold a surface in its place: where either part is too deep within itself, both look
+    right, so that lungs would take on more volume than they have.
+    """
+    memberships = [torch.cat([1 - region.sum(1, keepdim=True), region], 1) for region in classes]
+    moving, fixed = (m.movedim(1, 0) for m in memberships)
+    return losses.dice(fields.warp(torch.cat([moving, fixed]), parts), torch.cat([fixed, moving]))
 
 
 def _common(known: torch.Tensor, both: torch.Tensor, window: int) -> torch.Tensor:

@@ -195,6 +195,8 @@ class _Server:
         given: dict[str, Any] = {}
         for side, phase in phases.items():
             image = given[phase] = sitk.ReadImage(str(folder / request[side]))
+            for tag, value in request.get(f"{side}_tags", {}).items():
+                image.SetMetaData(tag, value)
             if request.get(f"{side}_labels"):
                 labels = sitk.ReadImage(str(folder / request[f"{side}_labels"]))
                 identity = sitk.Transform(3, sitk.sitkIdentity)
@@ -228,9 +230,11 @@ class _Server:
         """The page is drawn when somebody wants to see it."""
         if not self.pages:
             raise JointRegSegError("there is no result yet; register two volumes first")
-        number, write = self.pages.get(request.get("page", "register"), (None, None))
+        page = request.get("page", "register")
+        number, write = self.pages.get(page, (None, None))
         if write is None or number != request["of"]:
-            raise JointRegSegError("another pair was registered since, and only the last can be drawn; register again")
+            done = f"{page}ed"
+            raise JointRegSegError(f"something else was {done} since, and only the last can be drawn; {page} again")
         write(Path(request["file"]), **({"printed": True} if request.get("printed") else {}))
         return {"file": request["file"]}
 

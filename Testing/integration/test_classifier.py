@@ -174,6 +174,21 @@ def test_what_is_not_its_own_stays(trained, cohort, tmp_path):
     assert done.returncode == 2 and "thesis.txt" in done.stderr
 
 
+def test_answers_do_not_mix_with_other_files(trained, tmp_path):
+    """Neither with the cohort that is judged nor with anything else."""
+    (tmp_path / "cohort").mkdir()
+    row = {k: v for k, v in person(tmp_path / "cohort", 100, True).items() if k not in ("diagnosis", "split")}
+    table = write(tmp_path / "cohort" / "new.csv", [row])
+    bundle = ("--bundle", trained[0] / "bundle", "--cohort", table, "--output")
+    done = child("classify", *bundle, tmp_path / "cohort")
+    assert done.returncode == 2 and "holds the input" in done.stderr
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.txt").write_text("mine")
+    done = child("classify", *bundle, tmp_path / "home")
+    assert done.returncode == 2 and "holds 'thesis.txt', which is no answer" in done.stderr
+    assert [path.name for path in (tmp_path / "home").iterdir()] == ["thesis.txt"]
+
+
 def test_a_bad_case_stops_no_other(trained, tmp_path):
     """Each is named with its reason; the moving image is looked at, too."""
     good = {k: v for k, v in person(tmp_path, 100, True).items() if k not in ("diagnosis", "split")}
@@ -221,9 +236,13 @@ def test_all_problems_of_a_cohort_are_told_at_once(cohort, tmp_path):
     rows[2]["fixed"] = ""
     rows[3]["split"] = "validation"
     rows[5]["case"] = rows[4]["case"]
+    rows[7]["fixed"] = rows[6]["fixed"]
     done = child("train-classifier", "--cohort", write(tmp_path / "bad.csv", rows), "--output", tmp_path / "run")
     assert done.returncode == 2 and not (tmp_path / "run").exists()
-    for said in ("5 problems", "diagnosis 'ill'", "nowhere.h5: no such transform", "no fixed", "split 'validation'"):
+    for said in (
+        *("6 problems", "diagnosis 'ill'", "nowhere.h5: no such transform", "no fixed", "split 'validation'"),
+        "is an image of case 'p6' and of case 'p7'",
+    ):
         assert said in done.stderr
     assert "an earlier row has the case 'p4' too" in done.stderr
 

@@ -188,6 +188,7 @@ def test_dicom_names_the_patient_only_if_asked_to(expansion, tmp_path, dicom_wri
     assert any(text.startswith("inhale: slices of 5 mm") for text in found.report["warnings"])
     assert found.report["verdict"]["color"] != "green"
     assert "patient" not in found.report and "Doe" not in json.dumps(found.report)
+    assert not any("one person" in text for text in found.report["warnings"])
     named = review(series["inhale"], series["exhale"], transform=transform, patient=True)
     assert named.report["patient"]["Name (inhale)"] == "Doe^Jane"
     assert named.report["patient"]["ID (exhale)"] == "4711"
@@ -220,7 +221,7 @@ def test_exchanged_scans_are_told_and_landmarks_give_the_error(expansion, tmp_pa
     at = {phase: expansion / f"{phase}_Doe_John.nii.gz" for phase in ("inhale", "exhale")}
     labels = {phase: expansion / f"{phase}_labels.nii.gz" for phase in at}
     rng = np.random.default_rng(1)
-    exhaled = MIDDLE + rng.uniform(-40, 40, (40, 3))
+    exhaled = MIDDLE + rng.uniform(-25, 25, (40, 3)) + np.outer(np.repeat((-60, 60), 20), (1, 0, 0))  # in the lungs
     missed = rng.normal(0, 1.5, exhaled.shape)
     inhaled = MIDDLE + (exhaled - MIDDLE + missed) @ GRADIENT.T
     for phase, points in (("inhale", inhaled), ("exhale", exhaled)):
@@ -241,6 +242,26 @@ def test_exchanged_scans_are_told_and_landmarks_give_the_error(expansion, tmp_pa
     # Three components of 1.5 mm each.
     assert found.report["error"]["deviation_mm"] == pytest.approx(np.sqrt(np.mean(missed**2)), rel=0.01)
     assert "40 landmarks" in found.report["error"]["source"]
+
+
+def test_landmarks_elsewhere_tell_nothing_of_the_lungs(expansion):
+    """As those of the liver: they are measured, but the lungs' error is that of their surfaces."""
+    below = MIDDLE + np.array([[0.0, 0, -130], [10, 5, -135]])
+    exhaled = MIDDLE + (below - MIDDLE) @ np.linalg.inv(GRADIENT).T + (9.0, 0, 0)
+    at = [expansion / f"{phase}_Doe_John.nii.gz" for phase in ("inhale", "exhale")]
+    lungs = {f"{phase}_lungs": expansion / f"{phase}_labels.nii.gz" for phase in ("inhale", "exhale")}
+    points = {"inhale_points": below, "exhale_points": exhaled}
+    report = review(*at, **lungs, **points, transform=expansion / "from_inhale.tfm").report
+    assert report["quality"]["landmarks"]["after_mm"]["mean"] == pytest.approx(9, rel=0.01)
+    assert "for want of landmarks" in report["error"]["source"] and report["error"]["deviation_mm"] < 3
+
+
+def test_lungs_that_are_missed_make_it_red(expansion):
+    """Shifted by more than a lung is wide: whatever the images look like, no figure can be believed."""
+    at = [expansion / f"{phase}_Doe_John.nii.gz" for phase in ("inhale", "exhale")]
+    missed = sitk.CompositeTransform([sitk.TranslationTransform(3, (0, 70, 0)), shrinking(expansion)])
+    verdict = review(*at, transform=missed).report["verdict"]
+    assert verdict["color"] == "red" and "the lungs overlap" in verdict["reasons"][0]
 
 
 def test_a_poor_registration_is_doubted(expansion):

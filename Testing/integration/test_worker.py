@@ -89,7 +89,7 @@ def test_a_pair_is_the_same_as_in_this_process(worker, folder, pair):
     page = folder / "report.html"
     assert worker.wait(worker.submit("report", of=event["id"], file=str(page)), timeout=PATIENCE)["file"] == str(page)
     assert "research use only" in page.read_text(encoding="utf-8")
-    with pytest.raises(WorkerError, match="another pair was registered since"):  # whose pictures these would not be
+    with pytest.raises(WorkerError, match="something else was registered since"):  # whose pictures these would not be
         worker.wait(worker.submit("report", of=event["id"] - 1, file=str(page)), timeout=PATIENCE)
 
 

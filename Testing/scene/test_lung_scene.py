@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import rendering
+import SimpleITK as sitk
 import slicer
 import vtk
 from breath import known_registration, thorax
@@ -72,10 +73,13 @@ def test_from_nodes_to_nodes(scene, pair, reviewed):
     assert results.find(scene, review.result.identifier).nodes.keys() == review.result.nodes.keys()
 
 
-def test_again_replaces_and_removing_leaves_nothing(worker, scene, breathing, reviewed):
+def test_again_replaces_and_removing_leaves_nothing(worker, scene, pair, breathing, reviewed):
     nodes, review = reviewed
     count = scene.GetNumberOfNodes()
-    lists = {side: point_list(scene, np.array([[0.0, 0, 40], [30, 10, 60]])) for side in nodes}
+    right = np.argwhere(sitk.GetArrayViewFromImage(pair.fixed_labels) == 1)[::-1, ::-1]
+    two = (right[len(right) // 4], right[len(right) // 2])
+    inside = np.array([pair.fixed_labels.TransformIndexToPhysicalPoint(place.tolist()) for place in two])
+    lists = {side: point_list(scene, inside) for side in nodes}
     run = lung.LungRun(worker, scene, review.result, *nodes.values(), "exhale", None, lists, {"Patient": "Doe"})
     again = run.wait()
     assert scene.GetNumberOfNodes() == count + len(lists)
@@ -161,6 +165,11 @@ def test_from_the_console(scene, breathing, tmp_path):
     try:
         review = registrar.reviewLungs(result.nodes["transform"], nodes["fixed"], nodes["moving"])
         page = registrar.writeLungReport(review, tmp_path / "report.html").read_text(encoding="utf-8")
+        for wrong, words in (({"patient": True}, "patient is a dictionary"), ({"lungs": nodes["fixed"]}, "lungs is a")):
+            with pytest.raises(InputError, match=words):
+                registrar.reviewLungs(result, *nodes.values(), **wrong)
+        with pytest.raises(InputError, match="result is what registerAndSegment returned"):
+            registrar.reviewLungs("abc", *nodes.values())
     finally:
         registrar.close()
     assert review.report["regions"][0]["ventilation"] > 0.05
@@ -224,3 +233,23 @@ def test_jumping_goes_to_the_region(scene, reviewed):
         matrix = volumes.to_numpy(layout.slice_node(scene, tag).GetSliceToRAS())
         center = np.array(row["center_mm"]) * (-1, -1, 1)
         assert abs((center - matrix[:3, 3]) @ matrix[:3, 2]) < 0.01
+
+
+def test_what_dicom_says_comes_along(worker, scene, breathing, monkeypatch):
+    """Slicer's volumes keep their instances' numbers only: thickness, kernel and person are its database's."""
+    nodes, result = breathing
+    told = {"a": {"0018,1210": "B70f", "0018,0050": "7.5", "0010,0020": "4711"}, "b": {"0018,1210": "B30f"}}
+    told["b"]["0010,0020"] = "4712"
+
+    class Database:
+        def instanceValue(self, instance, tag):
+            return told[instance].get(tag, "")
+
+    for node, instances in zip(nodes.values(), ("a c", "b d"), strict=True):
+        node.SetAttribute("DICOM.instanceUIDs", instances)
+    monkeypatch.setattr(slicer, "dicomDatabase", Database(), raising=False)
+    review = lung.LungRun(worker, scene, result, *nodes.values()).wait()
+    warnings = review.report["warnings"]
+    assert any("B70f (inhale) and B30f (exhale)" in text for text in warnings)
+    assert any(text.startswith("inhale: slices of 7.5 mm") for text in warnings)
+    assert any("different number" in text for text in warnings) and "471" not in str(review.report)

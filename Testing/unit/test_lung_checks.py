@@ -122,6 +122,27 @@ def test_sides_that_are_exchanged_in_one_scan():
     assert checks.both_sides(scan(lungs=lobes[0]), scan("exhale", lobes[1]), {}) == []
 
 
+def test_outlines_on_the_wrong_side_are_no_labels():
+    labels = ball(15, (-30, 0, 0)) + 2 * ball(15, (30, 0, 0))
+    (text,) = checks.sides(scan(lungs=labels), {1: "left lung", 2: "right lung"}, drawn=False)
+    assert "outlined as the right lung" in text and "labels" not in text
+
+
+def test_one_lung_alone_is_told():
+    names = {1: "right lung", 2: "left lung"}
+    right, both = scan(lungs=ball(15, (-30, 0, 0))), scan(lungs=ball(15, (-30, 0, 0)) + 2 * ball(15, (30, 0, 0)))
+    (text,) = checks.alone(right, right, names)
+    assert text.startswith("no left lung") and text.endswith("the right lung alone")
+    assert checks.alone(both, both, names) == [] and checks.alone(right, both, names) == []
+
+
+def test_two_people_are_told_apart_without_telling_who():
+    one, other = {"number": "4711", "birth date": "19500101"}, {"number": "4712", "birth date": "19500101"}
+    (text,) = checks.people(one, other)
+    assert "different number" in text and "471" not in text and "birth" not in text
+    assert checks.people(one, one) == [] and checks.people(one, {}) == []
+
+
 def test_distance_of_surfaces():
     steps = GRID.spacing[::-1]
     assert checks.surface_distance(ball(25) > 0, ball(25) > 0, steps) == 0

@@ -146,6 +146,23 @@ def test_it_abstains(answer, given, reason):
     assert not answer([3.0] * 5, verdict="amber").abstained
 
 
+def test_it_abstains_where_it_is_worth_no_more_than_chance(answer):
+    """As far as its own cross-validation can tell."""
+    for low, abstains in ((0.42, True), (0.55, False)):
+        area = {"value": 0.66, "score": [low, 0.83]}
+        told = answer([3.0] * 5, figures={"cross_validation": {"network": {"auc": area}}})
+        assert told.abstained == abstains
+    assert "no better than chance" in answer(
+        [3.0] * 5, figures={"cross_validation": {"network": {"auc": {"value": 0.5, "score": [0.3, 0.7]}}}}
+    ).line("x")
+
+
+def test_a_baseline_that_says_otherwise_is_told(answer):
+    against = answer([3.0] * 5, measures=(0.2, 1.2))  # logit 0.5 - 2
+    assert against.warnings == ["the regional measures say otherwise (0.18)"] and not against.abstained
+    assert "by regional measures alone 0.18" in against.line("x") and answer([3.0] * 5).warnings == []
+
+
 def test_what_speaks_against_the_scans_is_told(answer):
     told = answer([3.0] * 5, unfit=["far away"], warnings=["thick slices"])
     assert told.abstained and told.reasons == ["far away"] and told.told["warnings"] == ["thick slices"]

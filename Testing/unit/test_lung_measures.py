@@ -165,11 +165,28 @@ def test_the_error_of_ventilation_is_the_one_that_random_fields_show(rng):
         u = torch.from_numpy(0.2 * np.indices(grid.shape) + error / 2 * noise / noise.std())[None].float()
         ratios.append(Expansion.of(Deformation(grid, u, u, np.eye(4)), inside, False))
     exact = Deformation(grid, torch.from_numpy(0.2 * np.indices(grid.shape))[None].float(), u, np.eye(4))
-    deviation = measures.log_ratio_deviation(Expansion.of(exact, inside, False), error, length)
+    known, uncertainty = Expansion.of(exact, inside, False), measures.Uncertainty(error, length)
+    deviation = measures.log_ratio_deviation(known, uncertainty)
     logs = np.array([np.log(e.volume_ratio) for e in ratios])
     assert deviation.mean() == pytest.approx(logs.std(0, ddof=1).mean(), rel=0.1)
-    ventilation = measures.MEASURES["ventilation"].error(Expansion.of(exact, inside, False), deviation)
+    ventilation = measures.MEASURES["ventilation"].error(known, uncertainty)
     assert ventilation.mean() == pytest.approx(1.2**3 * deviation.mean())
+
+
+def test_the_errors_of_all_measures_are_those_that_random_derivatives_show(rng):
+    """Of distinct stretches, so that principal directions are told apart; each component of F by itself."""
+    turn = Rotation.from_euler("xyz", (20, -30, 40), degrees=True).as_matrix()
+    stretches, uncertainty = np.array([1.4, 1.2, 1.05]), measures.Uncertainty(0.05, 10.0)
+    gradient = turn @ np.diag(stretches) @ turn.T
+    exact = Expansion(gradient[None], np.array([[3.0, 4.0, 0.0]]))
+    noise = rng.normal(size=(20000, 3, 3)) * uncertainty.gradient
+    motion = exact.motion + rng.normal(size=(20000, 3)) * uncertainty.displacement
+    drawn = Expansion(gradient + noise, motion)
+    for measure in measures.MEASURES.values():
+        assert measure.error(exact, uncertainty)[0] == pytest.approx(measure.compute(drawn).std(), rel=0.03)
+        grown = Expansion(gradient[None] * np.exp(1e-4 / 3), exact.motion)
+        slope = (measure.compute(grown) - measure.compute(exact))[0] / 1e-4
+        assert measure.growth(exact)[0] == pytest.approx(slope, abs=1e-3)
 
 
 def test_the_error_of_a_mean_falls_with_the_volume():

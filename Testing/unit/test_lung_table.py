@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from JointRegSegLib.errors import InputError
 from JointRegSegLib.lung.expansion import Expansion
+from JointRegSegLib.lung.measures import Uncertainty
 from JointRegSegLib.lung.regions import WHOLE
 from JointRegSegLib.lung.table import Breath, maps, table
 
@@ -61,12 +62,28 @@ def test_classes_are_shares_of_the_volume_at_inhale():
 
 def test_errors_only_where_something_is_known():
     assert not [key for key in table(*breath(True))[0] if key.endswith("_error")]
-    row = table(*breath(True, error=0.5, length=10.0))[1]
+    row = table(*breath(True, uncertainty=Uncertainty(0.5, 10.0)))[1]
     known, _ = breath(True)
     deviation = 0.05 * np.linalg.norm(np.linalg.inv(known.expansion.gradient), axis=(1, 2))[0]
     assert row["region"] == "right lung"
     assert row["log_jacobian_error"] == pytest.approx(deviation)  # less than one correlation length wide
     assert row["ventilation_error"] == pytest.approx(RIGHT * deviation)
+    # The volume at inhale is that of the outlines; that at exhale is as uncertain as ln J.
+    assert "inhale_ml_error" not in row and row["exhale_ml_error"] == pytest.approx(row["exhale_ml"] * deviation)
+    assert row["inspired_fraction_error"] == pytest.approx(deviation / RIGHT)
+    assert row["displacement_error"] == pytest.approx(0.5) and row["strain_1_error"] == pytest.approx(
+        0.05 * 1.5 ** (1 / 3)
+    )
+
+
+def test_what_outlines_and_expansion_differ_by_does_not_average_out():
+    sure, shared = (table(*breath(True, uncertainty=Uncertainty(0.5, 1.0, volume)))[0] for volume in (0, 0.03))
+    assert shared["ventilation_error"] == pytest.approx(
+        np.hypot(sure["ventilation_error"], 0.03 * (1 + shared["ventilation"]))
+    )
+    assert shared["log_jacobian_error"] == pytest.approx(np.hypot(sure["log_jacobian_error"], 0.03))
+    assert shared["displacement_error"] == sure["displacement_error"]
+    assert shared["relative_ventilation_error"] == 0  # of all lungs it is 1
 
 
 def test_images_that_are_not_ct_have_no_densities():

@@ -210,7 +210,7 @@ def test_a_script_runs_beside_the_panel(panel, pair, click, wait):
     assert panel.show.result.nodes["warped"] is not result.nodes["warped"]
     panel.logic.registerAndSegment(*pair, working_size=32)  # which the process has now, and the panel does not show
     click(panel.ui.reportButton)
-    wait(lambda: "another pair was registered since" in panel.ui.statusLabel.text, 60)
+    wait(lambda: "something else was registered since" in panel.ui.statusLabel.text, 60)
     wait(lambda: not panel.ui.reportButton.enabled)
 
 

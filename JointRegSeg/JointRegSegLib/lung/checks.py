@@ -10,11 +10,10 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
+from ..dicom import PERSON
 from ..files import grid_of
 from ..geometry import Grid
 
-#: DICOM tags that are looked at, and what they are called here.
-TAGS = {"0018|0050": "slice thickness", "0018|1210": "kernel"}
 #: Area in cm² with which lungs have to touch the border of an image to count as cut off.
 CUT = 1.0
 #: Distance of slices in mm above which small airways and fissures are lost, and the factor by which two may differ.
@@ -23,6 +22,10 @@ THICK, APART = 2.5, 1.25
 SOFT, NOISIER = (-20.0, 120.0), 2.0
 #: Share of the volume by which masks and deformation may disagree.
 DISAGREE = 0.05
+#: Share of the breath by which outlines and expansion may disagree.
+BREATH = 0.15
+#: Dice of the lungs after registration below which it has failed.
+OVERLAP = 0.5
 #: Share of the lungs that may lie outside the other image, and mm between surfaces after registration.
 UNSEEN, SURFACES = 0.01, 3.0
 
@@ -37,7 +40,7 @@ _FACES = {"L": "left", "R": "right", "P": "posterior", "A": "anterior", "S": "up
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """One of the two: 'inhale' or 'exhale', the image, its lungs (D, H, W; 0 outside), and the `TAGS` it carries."""
+    """One of the two: 'inhale' or 'exhale', the image, its lungs (D, H, W; 0 outside), and its `dicom.TAGS`."""
 
     name: str
     image: sitk.Image
@@ -77,6 +80,25 @@ def missing(inhale: Scan, exhale: Scan) -> list[str]:
         "volumes cannot be compared"
         for scan, other in ((inhale, exhale), (exhale, inhale))
         if (lacking := _values(other) - _values(scan))
+    ]
+
+
+def people(inhale: Mapping[str, str], exhale: Mapping[str, str]) -> list[str]:
+    """Whether two scans say that they are of two people: what they hold of `PERSON`."""
+    other = [what for what in PERSON.values() if inhale.get(what) and exhale.get(what) and inhale[what] != exhale[what]]
+    return [f"the scans name patients of different {' and '.join(other)}: are they of one person?"] if other else []
+
+
+def alone(inhale: Scan, exhale: Scan, names: Mapping[int, str]) -> list[str]:
+    """Whether one lung alone was found, of ``names``, which are two, where nobody drew them."""
+    there = _values(inhale) | _values(exhale)
+    if len(there) != 1:
+        return []
+    (value,) = there
+    (lacking,) = (name for other, name in names.items() if other != value)
+    return [
+        f"no {lacking} was found in either scan, or one too small to tell: what is told of the lungs is told of the "
+        f"{names[value]} alone"
     ]
 
 
@@ -169,8 +191,8 @@ def _places(scan: Scan) -> dict[int, float]:
     return {value: float(scan.grid.to_world(here.mean(0)[::-1])[0]) for value, here in labels.items()}
 
 
-def sides(scan: Scan, names: Mapping[int, str]) -> list[str]:
-    """Whether what is called right lies on the patient's right."""
+def sides(scan: Scan, names: Mapping[int, str], drawn: bool = True) -> list[str]:
+    """Whether what is called right lies on the patient's right; ``drawn`` tells labels from a model's outlines."""
     places = _places(scan)
     middles = {
         side: [place for value, place in places.items() if side in names.get(value, "").lower()]
@@ -178,15 +200,20 @@ def sides(scan: Scan, names: Mapping[int, str]) -> list[str]:
     }
     if not all(middles.values()) or np.mean(middles["right"]) < np.mean(middles["left"]):
         return []
+    if not drawn:
+        return [
+            f"{scan.name}: what was outlined as the right lung lies on the patient's left: the outlines are wrong, or "
+            "the image's header tells its axes wrongly"
+        ]
     return [
         f"{scan.name}: what the labels call right lies on the patient's left: the image is mirrored, or the names are "
         "exchanged"
     ]
 
 
-def both_sides(one: Scan, other: Scan, names: Mapping[int, str]) -> list[str]:
+def both_sides(one: Scan, other: Scan, names: Mapping[int, str], drawn: bool = True) -> list[str]:
     """Whether right is right in both scans, or else whether labels, whatever their names, have changed sides."""
-    return [*sides(one, names), *sides(other, names)] or _exchanged(one, other)
+    return [*sides(one, names, drawn), *sides(other, names, drawn)] or _exchanged(one, other)
 
 
 def _exchanged(one: Scan, other: Scan) -> list[str]:

@@ -88,6 +88,7 @@ class Answer:
         """One line for a terminal."""
         low, high = self.interval
         said = f"{name}: probability of disease {self.probability:.2f} (95 % interval {low:.2f} to {high:.2f})"
+        said += f", by regional measures alone {self.baseline:.2f}"
         said += f", unlike the training cohort: percentile {self.unlike:.0f}"
         said += ", driven by " + (", ".join(entry["zone"] for entry in self.zones) or "no zone of the lungs")
         if self.abstained:
@@ -161,6 +162,7 @@ class Classifier:
         found = occlusion(lambda x: slope * self.logits(x).mean(1), motion, self.usual)
         on_voxels = on_lungs(found, pair)
         reasons = [*unfit]
+        reasons += self._chance()
         if low < 0.5 < high:
             reasons.append(f"the interval {low:.2f} to {high:.2f} holds both answers")
         if unlike > STRANGE:
@@ -169,7 +171,21 @@ class Classifier:
             reasons.append("the registration's verdict is red")
         zones = driving_zones(on_voxels, pair, probability - 0.5)
         baseline = self._baseline(measured)
-        return Answer(probability, (low, high), baseline, unlike, reasons, zones, [*warnings], on_voxels)
+        told = [*warnings]
+        if (baseline - 0.5) * (probability - 0.5) < 0:
+            told.append(f"the regional measures say otherwise ({baseline:.2f})")
+        return Answer(probability, (low, high), baseline, unlike, reasons, zones, told, on_voxels)
+
+    def _chance(self) -> list[str]:
+        """Whether the networks are worth no more than chance, as far as their own cross-validation can tell."""
+        area = self.card["figures"].get("cross_validation", {}).get("network", {}).get("auc")
+        if area is None or area["score"][0] > 0.5:
+            return []
+        low, high = area["score"]
+        return [
+            "the classifier may be no better than chance (AUC in cross-validation "
+            f"{area['value']:.2f}, {low:.2f} to {high:.2f})"
+        ]
 
     def _baseline(self, measured: dict[str, float]) -> float:
         entry = self.card["baseline"]

@@ -7,21 +7,35 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.ndimage import distance_transform_edt, map_coordinates
 
+from .. import quality
 from ..metrics import dice
+from ..pipeline import PointSource, landmarks_of
 from ..result import Registration
 from ..text import percent
 from . import checks
 from .checks import Scan
+from .measures import Uncertainty
 
 #: Correlation length in mm of the displacement's error, which no single pair can tell.
 LENGTH = 10.0
+#: mm from the lungs within which landmarks tell of the lungs.
+NEAR = 5.0
 
 
 def evidence_of(
-    registration: Registration, moving: Scan, inside: np.ndarray, carried: np.ndarray, still: np.ndarray
+    registration: Registration,
+    moving: Scan,
+    inside: np.ndarray,
+    carried: np.ndarray,
+    still: np.ndarray,
+    expanded: float,
 ) -> dict[str, float]:
-    """How well the deformation brings the lungs together: those of the moving scan, ``carried`` and as they lie."""
+    """How well the deformation brings the lungs together: those of the moving scan, ``carried`` and as they lie.
+
+    ``expanded`` is their volume there in ml by what expansion is measured from, which leaves out where they slide.
+    """
     deformation = registration.deformation
     grid = deformation.grid
     vectors = deformation.vectors()[0][:, torch.from_numpy(inside)].T.double().numpy()
@@ -34,34 +48,59 @@ def evidence_of(
         "surfaces_mm": checks.surface_distance(carried, inside, grid.spacing[::-1]),
         "inverse_consistency_mm": float(np.sqrt(np.nanmean(returning**2))) if np.isfinite(returning).any() else 0.0,
         "unseen_share": float(1 - moving.grid.contains(there).mean()),
+        "expanded_ml": expanded,
         "carried_ml": float(ratio.sum() * grid.voxel_volume / 1000),
         "segmented_ml": moving.volume,
     }
 
 
-def error_of(quality: Mapping[str, Any], evidence: Mapping[str, float]) -> dict[str, Any]:
-    """Deviation of one component of the displacement in mm, its correlation length, and what it was taken from."""
-    points = quality.get("landmarks")
-    if points:
-        after = points["after_mm"]
+def landmarks_in(
+    registration: Registration, inside: np.ndarray, fixed: PointSource | None, moving: PointSource | None
+) -> dict[str, Any] | None:
+    """Error at those landmarks that lie in the lungs or near them, as of `quality.landmarks`; None without any."""
+    pair = landmarks_of(fixed, moving, registration.fixed, registration.moving)
+    if pair is None:
+        return None
+    grid = registration.deformation.grid
+    away = distance_transform_edt(~inside, sampling=grid.spacing[::-1])
+    near = map_coordinates(away, grid.to_index(pair[0])[:, ::-1].T, order=1, mode="constant", cval=np.inf) <= NEAR
+    return quality.landmarks(*(points[near] for points in pair), registration.deformation) if near.any() else None
+
+
+def error_of(landmarks: Mapping[str, Any] | None, evidence: Mapping[str, float]) -> tuple[Uncertainty, dict[str, Any]]:
+    """How uncertain the displacement is, by `landmarks_in` the lungs or else by their surfaces, and how that is told.
+
+    What the outlines' volume and the expansion's differ by counts for all of the lungs alike.
+    """
+    if landmarks:
+        after = landmarks["after_mm"]
         deviation = float(np.hypot(after["mean"], after["std"]) / np.sqrt(3))
-        source = f"the target registration error at {points['count']} landmarks, divided by √3"
+        source = f"the target registration error at {landmarks['count']} landmarks in the lungs, divided by √3"
     else:
         deviation = float(np.hypot(evidence["surfaces_mm"], evidence["inverse_consistency_mm"]))
         source = (
             "the distance between the lungs' surfaces after registration and the inverse consistency in the lungs, "
-            "for want of landmarks: inside the lungs it may be larger or smaller"
+            "for want of landmarks in them: inside the lungs it may be larger or smaller"
         )
-    return {"deviation_mm": deviation, "length_mm": LENGTH, "source": source}
+    volume = float(abs(np.log(evidence["expanded_ml"] / evidence["segmented_ml"])))
+    told = {"deviation_mm": deviation, "length_mm": LENGTH, "volume": volume, "source": source}
+    return Uncertainty(deviation, LENGTH, volume), told
 
 
-def doubts(evidence: Mapping[str, float], other: str) -> list[str]:
-    """What the lungs say against the registration."""
-    out = []
+def failed(evidence: Mapping[str, float]) -> list[str]:
+    """What no figure can be believed with."""
     if evidence["dice_after"] < evidence["dice_before"]:
-        out.append("the lungs overlap less after registration than before")
-    out += unseen(evidence["unseen_share"], other)
+        return ["the lungs overlap less after registration than before"]
+    if evidence["dice_after"] < checks.OVERLAP:
+        return [f"after registration the lungs overlap by a Dice of {evidence['dice_after']:.2f} only"]
+    return []
+
+
+def doubts(evidence: Mapping[str, float], other: str, own: float) -> list[str]:
+    """What else the lungs say against the registration; ``own`` is their volume in the reference, in ml."""
+    out = unseen(evidence["unseen_share"], other)
     out += volumes(evidence["carried_ml"], evidence["segmented_ml"], f"at {other}")
+    out += ventilated(evidence["expanded_ml"], evidence["segmented_ml"], own, other)
     if evidence["surfaces_mm"] > checks.SURFACES:
         out.append(f"after registration the lungs' surfaces are {evidence['surfaces_mm']:.1f} mm apart")
     return out
@@ -81,6 +120,17 @@ def volumes(carried: float, own: float, where: str) -> list[str]:
     return [
         f"the deformation gives the lungs {carried:.0f} ml {where}, their outlines hold {own:.0f} ml: "
         f"volumes are uncertain by {100 * abs(carried / own - 1):.0f} %"
+    ]
+
+
+def ventilated(expanded: float, other: float, own: float, where: str) -> list[str]:
+    """Whether expansion and outlines agree on the breath: ml of the lungs in the other scan by either, and ``own``."""
+    breath = abs(own - other)
+    if abs(expanded - other) <= checks.BREATH * breath or not breath:
+        return []
+    return [
+        f"the expansion within the lungs gives them {expanded:.0f} ml at {where}, their outlines hold {other:.0f} ml: "
+        f"ventilation is uncertain by {100 * abs(expanded - other) / breath:.0f} % of the breath"
     ]
 
 

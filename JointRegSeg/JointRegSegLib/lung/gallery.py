@@ -28,7 +28,7 @@ LEVEL, WIDTH = -600, 1500
 LARGE, SMALL = 384, 256
 #: Of the lungs' outlines.
 OUTLINE = "#ffd166"
-#: Of the classes of `RESPONSES`, as they are published: normal, air trapping, emphysema, and what is neither.
+#: Of the classes of `RESPONSES`, as they are published.
 CLASSES = ("#4caf50", "#ffd54f", "#e53935", "#b0bec5")
 #: Where a map that begins at zero is below it.
 BELOW = "#e83e9c"
@@ -192,7 +192,7 @@ def _colors(name: str, image: sitk.Image) -> _Colors:
     if name == "parametric_response":
         colors = ListedColormap([to_rgb(color) for color in CLASSES])
         legend = color_bar(colors)
-        ticks = ("normal", "air trapping", "emphysema", "neither")
+        ticks = ("normal", "air trapping", "emphysema", "unclassified")
         return _Colors(colors, 0.5, len(RESPONSES) + 0.5, Scale(legend, ticks, "classes by HU"))
     values = sitk.GetArrayViewFromImage(image)
     values = values[np.isfinite(values)]

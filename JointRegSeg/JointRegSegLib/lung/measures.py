@@ -22,6 +22,31 @@ RESPONSES = {1: "normal", 2: "functional small airways disease", 3: "emphysema",
 
 
 @dataclass(frozen=True)
+class Uncertainty:
+    """How far off a displacement may be, and what that does to its derivatives.
+
+    Attributes
+    ----------
+    displacement : float
+        Deviation in mm of each component. Errors are taken for a smooth random field of correlation
+        exp(-r² / 2 length²), so that derivatives deviate by displacement / length, independent of each other.
+    length : float
+        In mm.
+    volume : float
+        Deviation of ln J that all tissue has in common, so that it does not average out.
+    """
+
+    displacement: float
+    length: float
+    volume: float = 0.0
+
+    @property
+    def gradient(self) -> float:
+        """Deviation of each component of F."""
+        return self.displacement / self.length
+
+
+@dataclass(frozen=True)
 class Description:
     """A measure as a report shows it: title, unit (empty for plain numbers), formula and source."""
 
@@ -39,12 +64,15 @@ class Measure(Description):
     ----------
     compute : callable
         Expansion → (n,) values.
-    error : callable or None
-        (Expansion, (n,) deviation of ln J) → (n,) deviation of the values; None where none is known.
+    error : callable
+        (Expansion, Uncertainty) → (n,) deviation of the values, to first order.
+    growth : callable
+        Expansion → (n,) derivative of the values by ln J where all directions stretch alike.
     """
 
     compute: Callable[[Expansion], np.ndarray]
-    error: Callable[[Expansion, np.ndarray], np.ndarray] | None = None
+    error: Callable[[Expansion, Uncertainty], np.ndarray]
+    growth: Callable[[Expansion], np.ndarray]
 
 
 def anisotropy(expansion: Expansion) -> np.ndarray:
@@ -58,6 +86,28 @@ def principal_strain(expansion: Expansion, rank: int) -> np.ndarray:
     return (expansion.stretches[:, rank] ** 2 - 1) / 2
 
 
+def anisotropy_deviation(expansion: Expansion, uncertainty: Uncertainty) -> np.ndarray:
+    """(n,) deviation of `anisotropy`, whose stretches deviate by themselves, each by that of F's components."""
+    first, second, third = expansion.stretches.T
+    a, b = (first - second) / second, (second - third) / third
+    index = np.maximum(np.hypot(a, b), 1e-12)
+    slopes = a / second, b / third - a * first / second**2, -b * second / third**2
+    return uncertainty.gradient * np.sqrt(sum(np.square(slope / index) for slope in slopes))
+
+
+def _strain(rank: int, which: str) -> Measure:
+    """λ deviates as F's components do, so that (λ² - 1) / 2 deviates by λ times that."""
+    return Measure(
+        f"{which} principal strain",
+        "",
+        f"(λ{'₁₂₃'[rank]}² - 1) / 2",
+        "Green-Lagrange strain; Amelon et al. 2011",
+        lambda e: principal_strain(e, rank),
+        lambda e, u: u.gradient * e.stretches[:, rank],
+        lambda e: e.stretches[:, rank] ** 2 / 3,
+    )
+
+
 MEASURES: dict[str, Measure] = {
     "ventilation": Measure(
         "Specific volume change (Jacobian ventilation)",
@@ -65,7 +115,8 @@ MEASURES: dict[str, Measure] = {
         "J - 1",
         "Reinhardt et al. 2008",
         lambda e: e.volume_ratio - 1,
-        lambda e, deviation: e.volume_ratio * deviation,
+        lambda e, u: e.volume_ratio * log_ratio_deviation(e, u),
+        lambda e: e.volume_ratio,
     ),
     "log_jacobian": Measure(
         "Logarithm of the volume ratio",
@@ -73,26 +124,29 @@ MEASURES: dict[str, Measure] = {
         "ln J",
         "Leow et al. 2007",
         lambda e: np.log(e.volume_ratio),
-        lambda e, deviation: deviation,
+        lambda e, u: log_ratio_deviation(e, u),
+        lambda e: np.ones(len(e.motion)),
     ),
-    "strain_1": Measure(
-        "Largest principal strain", "", "(λ₁² - 1) / 2", "Green-Lagrange strain", lambda e: principal_strain(e, 0)
-    ),
-    "strain_2": Measure(
-        "Middle principal strain", "", "(λ₂² - 1) / 2", "Green-Lagrange strain", lambda e: principal_strain(e, 1)
-    ),
-    "strain_3": Measure(
-        "Smallest principal strain", "", "(λ₃² - 1) / 2", "Green-Lagrange strain", lambda e: principal_strain(e, 2)
-    ),
+    "strain_1": _strain(0, "Largest"),
+    "strain_2": _strain(1, "Middle"),
+    "strain_3": _strain(2, "Smallest"),
     "anisotropy": Measure(
         "Anisotropic deformation index",
         "",
         "√(((λ₁ - λ₂) / λ₂)² + ((λ₂ - λ₃) / λ₃)²)",
         "Amelon et al. 2011",
         anisotropy,
+        anisotropy_deviation,
+        lambda e: np.zeros(len(e.motion)),
     ),
     "displacement": Measure(
-        "Displacement", "mm", "|x at inhale - x at exhale|", "", lambda e: np.linalg.norm(e.motion, axis=1)
+        "Displacement",
+        "mm",
+        "|x at inhale - x at exhale|",
+        "the registration itself",
+        lambda e: np.linalg.norm(e.motion, axis=1),
+        lambda e, u: np.full(len(e.motion), u.displacement),
+        lambda e: np.zeros(len(e.motion)),
     ),
 }
 
@@ -103,16 +157,19 @@ DERIVED: dict[str, Description] = {
         "Ventilation relative to the lungs",
         "",
         "(J - 1) / mean of J - 1, weighted by the volume at exhale",
-        "normalization by the depth of the breath",
+        "J - 1 as a multiple of the whole lung's",
     ),
     "inspired_fraction": Description(
-        "Inspired fraction", "", "(V at inhale - V at exhale) / V at inhale", "volumes of the same tissue"
+        "Inspired fraction", "", "(V at inhale - V at exhale) / V at inhale", "volumes of the same tissue, by J"
     ),
     "heterogeneity": Description(
-        "Heterogeneity of ventilation", "", "standard deviation of J - 1 / |mean|", "Tzeng et al. 2009"
+        "Heterogeneity of ventilation", "", "(standard deviation of J - 1) / |mean of J - 1|", "Tzeng et al. 2009"
     ),
     "intensity_ventilation": Description(
-        "Ventilation by density", "", "M · ρ at exhale / ρ at inhale - 1", "Simon 2000; Guerrero et al. 2006"
+        "Ventilation by density",
+        "",
+        "M · ρ at exhale / ρ at inhale - 1",
+        "mass that is kept, as in Simon 2000 and Guerrero et al. 2006, who tell the change of air for air at exhale",
     ),
     "specific_air_change": Description(
         "Specific air volume change", "", "J · air at inhale / air at exhale - 1", "Ding et al. 2012"
@@ -120,10 +177,33 @@ DERIVED: dict[str, Description] = {
     "parametric_response": Description(
         "Parametric response map",
         "",
-        f"emphysema below {EMPHYSEMA} HU at inhale, air trapping below {TRAPPING} HU at exhale",
+        f"emphysema: below {EMPHYSEMA} HU at inhale and {TRAPPING} HU at exhale; functional small airways disease (air "
+        f"trapping): below {TRAPPING} HU at exhale alone; unclassified: below {EMPHYSEMA} HU at inhale alone; else "
+        "normal",
         "Galbán et al. 2012",
     ),
 }
+
+
+#: What the sources above are, in the order of their years.
+REFERENCES = (
+    "Simon 2000: Non-invasive imaging of regional lung function using x-ray computed tomography. J Clin Monit Comput "
+    "16. doi:10.1023/A:1011444826908",
+    "Guerrero et al. 2006: Dynamic ventilation imaging from four-dimensional computed tomography. Phys Med Biol 51. "
+    "doi:10.1088/0031-9155/51/4/002",
+    "Leow et al. 2007: Statistical properties of Jacobian maps and the realization of unbiased large-deformation "
+    "nonlinear image registration. IEEE Trans Med Imaging 26. doi:10.1109/TMI.2007.892646",
+    "Reinhardt et al. 2008: Registration-based estimates of local lung tissue expansion compared to xenon CT measures "
+    "of specific ventilation. Med Image Anal 12. doi:10.1016/j.media.2008.03.007",
+    "Tzeng et al. 2009: The difference in ventilation heterogeneity between asthmatic and healthy subjects quantified "
+    "using hyperpolarized 3He MRI. J Appl Physiol 106. doi:10.1152/japplphysiol.01133.2007",
+    "Amelon et al. 2011: Three-dimensional characterization of regional lung deformation. J Biomech 44. "
+    "doi:10.1016/j.jbiomech.2011.06.009",
+    "Ding et al. 2012: Comparison of image registration based measures of regional lung ventilation from dynamic "
+    "spiral CT with Xe-CT. Med Phys 39. doi:10.1118/1.4736808",
+    "Galbán et al. 2012: Computed tomography-based biomarker provides unique signature for diagnosis of COPD "
+    "phenotypes and disease progression. Nat Med 18. doi:10.1038/nm.2971",
+)
 
 
 def relative(ventilation: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -188,15 +268,13 @@ def inspired_fraction(inhale_volume: float, exhale_volume: float) -> float:
     return (inhale_volume - exhale_volume) / inhale_volume
 
 
-def log_ratio_deviation(expansion: Expansion, error: float, length: float) -> np.ndarray:
+def log_ratio_deviation(expansion: Expansion, uncertainty: Uncertainty) -> np.ndarray:
     """(n,) deviation of ln J that an uncertain displacement implies.
 
-    Errors of the displacement are taken for a smooth random field: each component has deviation ``error`` (mm) and the
-    correlation exp(-r² / 2 length²) (mm), so that its derivatives have deviation error / length, independent of each
-    other. To first order ln J changes by tr(F⁻¹ δF), whose deviation is that times the Frobenius norm of F⁻¹.
+    To first order ln J changes by tr(F⁻¹ δF), whose deviation is that of F's components times the Frobenius norm of
+    F⁻¹.
     """
-    inverse = np.linalg.inv(expansion.gradient)
-    return error / length * np.linalg.norm(inverse, axis=(1, 2))
+    return uncertainty.gradient * np.linalg.norm(np.linalg.inv(expansion.gradient), axis=(1, 2))
 
 
 def mean_deviation(deviation: np.ndarray, weights: np.ndarray, volume: float, length: float) -> float:

@@ -21,7 +21,7 @@ from ..report import (
 from ..text import percent, plain
 from .expansion import RESOLUTION
 from .gallery import draw
-from .measures import RESPONSES
+from .measures import REFERENCES, RESPONSES
 from .record import PHASES
 from .reviewing import SMOOTHING, Review
 
@@ -59,9 +59,10 @@ def render(review: Review, printed: bool = False) -> str:
         regions=[
             _of(report, "Volumes and ventilation", _VENTILATION, _depth(report)),
             _of(report, "Strain and motion", _STRAIN, "Strains: positive for stretch, negative for compression."),
-            _of(report, "Densities", _DENSITY, "Shares are of the volume at inhale.", _NO_CT),
+            _of(report, "Densities", _DENSITY, _SHARES, _NO_CT),
         ],
         formulas=_formulas(report),
+        sources=Table("Sources", (), [(text,) for text in REFERENCES]),
         evidence=[_evidence(report), landmarks(quality), similarity(quality), regularity(quality)],
         error=report["error"],
         details=_details(report),
@@ -75,7 +76,7 @@ _VENTILATION = (
     ("inhale_ml", "Inhale, ml", 1, 0),
     ("inspired_fraction", "Inspired fraction, %", 100, 1),
     ("ventilation", "J − 1", 1, 3),
-    ("relative_ventilation", "relative to the lungs", 1, 2),
+    ("relative_ventilation", "J − 1 relative to the lungs'", 1, 2),
     ("log_jacobian", "ln J", 1, 3),
     ("heterogeneity", "Heterogeneity", 1, 2),
 )
@@ -91,6 +92,7 @@ _DENSITY = (
     ("specific_air_change", "Specific air change", 1, 3),
     *((f"{title}, %", f"{title[0].upper()}{title[1:]}, %", 1, 1) for title in RESPONSES.values()),
 )
+_SHARES = "Shares are of the volume at inhale. No error is known of densities."
 _NO_CT = "not available: the scans are no CT in HU"
 
 
@@ -138,7 +140,8 @@ def _evidence(report: dict[str, Any]) -> Table:
     rows = [
         ("Overlap of the lungs (Dice), before and after", f"{found['dice_before']:.3f} → {found['dice_after']:.3f}"),
         ("Distance of the lungs' surfaces after registration, rms", number(found["surfaces_mm"], 2, " mm")),
-        (f"Volume at {other} by the deformation", number(found["carried_ml"], 0, " ml")),
+        (f"Volume at {other} by the deformation, border included", number(found["carried_ml"], 0, " ml")),
+        (f"Volume at {other} by the expansion within the lungs", number(found["expanded_ml"], 0, " ml")),
         (f"Volume at {other} by the outlines", number(found["segmented_ml"], 0, " ml")),
         ("There and back misses the start in the lungs, rms", number(found["inverse_consistency_mm"], 3, " mm")),
         (f"Lungs outside the {other} image", percent(found["unseen_share"])),

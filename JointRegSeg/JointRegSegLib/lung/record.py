@@ -31,6 +31,7 @@ def record(
     registration: Registration,
     scans: Mapping[str, Scan],
     rows: list[dict[str, Any]],
+    failures: list[str],
     warnings: list[str],
     evidence: Mapping[str, float],
     error: Mapping[str, Any],
@@ -45,8 +46,8 @@ def record(
     described = measures.MEASURES | measures.DERIVED
     report = {
         "notice": NOTICE,
-        "verdict": _verdict(own["verdict"], warnings),
-        "warnings": [*own["warnings"], *warnings],
+        "verdict": _verdict(own["verdict"], failures, warnings),
+        "warnings": [*own["warnings"], *failures, *warnings],
         "reference": reference,
         "exchanged": bool(checks.order(scans["inhale"], scans["exhale"])),
         "volumes_ml": {phase: scan.volume for phase, scan in scans.items()},
@@ -87,12 +88,12 @@ def record(
     return report
 
 
-def _verdict(verdict: Mapping[str, Any], warnings: list[str]) -> dict[str, Any]:
-    """The registration's verdict, which is no green one if something speaks against the scans."""
-    if not warnings:
+def _verdict(verdict: Mapping[str, Any], failures: list[str], warnings: list[str]) -> dict[str, Any]:
+    """The registration's verdict, red after all with ``failures``, and no green one with ``warnings`` of the scans."""
+    if not failures and not warnings:
         return dict(verdict)
-    reasons = [*warnings, *(verdict["reasons"] if verdict["color"] != "green" else [])]
-    color = "amber" if verdict["color"] == "green" else verdict["color"]
+    reasons = [*failures, *warnings, *(verdict["reasons"] if verdict["color"] != "green" else [])]
+    color = "red" if failures else "amber" if verdict["color"] == "green" else verdict["color"]
     return {**verdict, "color": color, "reasons": reasons}
 
 

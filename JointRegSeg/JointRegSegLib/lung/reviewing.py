@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import SimpleITK as sitk
 import torch
 from scipy import ndimage
 
-from .. import files
+from .. import dicom, files
 from ..catalog import GENERIC
 from ..deformation import scalar_image
 from ..errors import InputError
@@ -28,7 +28,7 @@ from ..result import Registration
 from ..text import percent
 from . import checks, measures, outline, threshold
 from .checks import Scan
-from .evidence import LENGTH, doubts, error_of, evidence_of, shifted
+from .evidence import doubts, error_of, evidence_of, failed, landmarks_in, shifted
 from .expansion import RESOLUTION, Expansion, unfolded
 from .record import PHASES, record
 from .regions import regions, require_lungs
@@ -183,10 +183,7 @@ def review(
             f"names that were given only tell which labels at {other} are lung"
         )
     if BY_MODEL in origins.values():
-        registration.report["notes"].append(
-            f"the lungs were {BY_MODEL}, which is never perfect: look at the outlines before the figures"
-        )
-
+        unlike.append(f"the lungs were {BY_MODEL}, which is never perfect: look at the outlines before the figures")
     tell(progress, "measuring", 0.0)
     grid = registration.deformation.grid
     labels = _on(fixed.lungs, fixed.grid, grid)
@@ -197,17 +194,18 @@ def review(
     outline = torch.from_numpy((moving.lungs > 0).astype(np.float32))[None, None]
     carried = registration.deformation.warp(outline, moving.grid, "nearest", 0.0)[0, 0].numpy() > 0.5
     still = resample(outline, moving.grid, grid, mode="nearest", fill=0.0)[0, 0].numpy() > 0.5
-    evidence = evidence_of(registration, moving, inside, carried, still)
+    densities = _densities(registration, inside, carried, reference) if ct else {}
+    breath = Breath(expansion, grid.voxel_volume, reference == "inhale", **densities)
+    expanded = breath.volumes()[reference == "exhale"].sum() / 1000
+    evidence = evidence_of(registration, moving, inside, carried, still, float(expanded))
     if evidence["unseen_share"] > LOST:
         raise InputError(
             f"the transform takes {percent(evidence['unseen_share'])} of the lungs outside the {other} image; give the "
             f"one from points of the {reference} to those of the {other}, or check that both scans are of one person"
         )
-    error = error_of(registration.report["quality"], evidence)
-    densities = _densities(registration, inside, carried, reference) if ct else {}
-    breath = Breath(
-        expansion, grid.voxel_volume, reference == "inhale", **densities, error=error["deviation_mm"], length=LENGTH
-    )
+    landmarks = landmarks_in(registration, inside, given[reference][2], given[other][2])
+    uncertainty, error = error_of(landmarks, evidence)
+    breath = replace(breath, uncertainty=uncertainty)
     tell(progress, "measuring", 0.4)
     values = maps(breath)
     masks = {name: mask[inside] for name, mask in parts.items()}
@@ -217,14 +215,22 @@ def review(
         *unlike,
         *checks.warnings(read["inhale"], read["exhale"], ct),
         # Labels of both scans mean the same if they are of one kind.
-        *(checks.sides(fixed, own_names) if len(found) == 1 else checks.both_sides(fixed, moving, own_names)),
-        *doubts(evidence, other),
+        *(
+            checks.sides(fixed, own_names, reference not in found)
+            if len(found) == 1
+            else checks.both_sides(fixed, moving, own_names, not found)
+        ),
+        *(checks.alone(fixed, moving, threshold.NAMES) if len(found) == 2 else []),
+        *doubts(evidence, other, fixed.volume),
         *shifted({row["region"]: row["displacement"] for row in rows}),
     ]
     for row in rows:
         row["center_mm"] = _center(parts[row["region"]], grid)
     sources = {**given, "transform": transform}
-    report = record(registration, read, rows, warnings, evidence, error, sources, origins, reference, values, patient)
+    report = record(
+        *(registration, read, rows, failed(evidence), warnings, evidence, error, sources, origins, reference, values),
+        patient,
+    )
     report["ct"] = ct
     report["seconds"]["total"] = time.perf_counter() - began
     tell(progress, "measuring", 1.0)
@@ -268,9 +274,10 @@ def _scans(
         lungs |= {phase: mask for phase, mask in zip(PHASES, seen, strict=True) if phase in missing}
         origins |= dict.fromkeys(missing, BY_MODEL)
     scans = {
-        phase: Scan(phase, image, lungs[phase], files.tags(given[phase][0], checks.TAGS))
+        phase: Scan(phase, image, lungs[phase], files.tags(given[phase][0], dicom.TAGS))
         for phase, image in images.items()
     }
+    unlike += checks.people(*(files.tags(given[phase][0], dicom.PERSON) for phase in PHASES))
     return scans, origins, unlike
 
 

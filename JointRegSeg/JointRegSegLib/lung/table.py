@@ -26,9 +26,8 @@ class Breath:
         Whether that is its volume at inhale, not at exhale.
     inhale, exhale : ndarray or None
         (n,) HU of the same tissue; None for images that are not CT.
-    error, length : float or None
-        Deviation of each component of the displacement and its correlation length in mm, see
-        `measures.log_ratio_deviation`; None where nothing is known of them.
+    uncertainty : Uncertainty or None
+        Of the displacement; None where nothing is known of it.
     """
 
     expansion: Expansion
@@ -36,8 +35,7 @@ class Breath:
     fixed_is_inhale: bool
     inhale: np.ndarray | None = None
     exhale: np.ndarray | None = None
-    error: float | None = None
-    length: float = 10.0
+    uncertainty: measures.Uncertainty | None = None
 
     def volumes(self) -> tuple[np.ndarray, np.ndarray]:
         """(n,) mm³ at exhale and at inhale of each voxel's tissue."""
@@ -69,8 +67,9 @@ def maps(breath: Breath) -> dict[str, np.ndarray]:
 def table(breath: Breath, parts: Mapping[str, np.ndarray]) -> list[dict[str, float | str]]:
     """One row a region: its name, its volumes in ml, and means over its tissue at exhale.
 
-    ``*_error`` is the deviation of a mean that the displacement's error implies; the parametric response is told in
-    percent of the volume at inhale, as in the literature.
+    ``*_error`` is the deviation of a figure that the displacement's error implies; none is known of what follows from
+    densities alone, nor of volumes in the fixed image, which are those of the outlines. The parametric response is told
+    in percent of the volume at inhale, as in the literature.
 
     Parameters
     ----------
@@ -79,9 +78,6 @@ def table(breath: Breath, parts: Mapping[str, np.ndarray]) -> list[dict[str, flo
     """
     values = maps(breath)
     exhaled, inhaled = breath.volumes()
-    deviation = None
-    if breath.error is not None:
-        deviation = measures.log_ratio_deviation(breath.expansion, breath.error, breath.length)
     rows = []
     for name, inside in sorted(parts.items(), key=lambda part: part[0] != WHOLE):
         weights = exhaled[inside]
@@ -100,11 +96,43 @@ def table(breath: Breath, parts: Mapping[str, np.ndarray]) -> list[dict[str, flo
             known = np.isfinite(here)
             row[measure] = float(np.average(here[known], weights=weights[known])) if known.any() else float("nan")
         row["heterogeneity"] = measures.heterogeneity(values["ventilation"][inside], weights)
-        if deviation is not None:
-            for measure, entry in measures.MEASURES.items():
-                if entry.error is not None:
-                    spread = entry.error(breath.expansion, deviation)[inside]
-                    volume = float(weights.sum())
-                    row[f"{measure}_error"] = measures.mean_deviation(spread, weights, volume, breath.length)
         rows.append(row)
+    if breath.uncertainty is not None:
+        _add_errors(rows, breath, breath.uncertainty, parts, exhaled)
     return rows
+
+
+def _add_errors(
+    rows: list[dict[str, float | str]],
+    breath: Breath,
+    uncertainty: measures.Uncertainty,
+    parts: Mapping[str, np.ndarray],
+    exhaled: np.ndarray,
+) -> None:
+    """``*_error`` of each row, to first order."""
+    expansion, length = breath.expansion, uncertainty.length
+    errors = {name: measure.error(expansion, uncertainty) for name, measure in measures.MEASURES.items()}
+    growths = {name: measure.growth(expansion) for name, measure in measures.MEASURES.items()}
+    depth, random = float(rows[0]["ventilation"]), {}
+    for row in rows:
+        inside = parts[row["region"]]
+        weights = exhaled[inside]
+        for name in measures.MEASURES:
+            own = measures.mean_deviation(errors[name][inside], weights, float(weights.sum()), length)
+            common = uncertainty.volume * abs(np.average(growths[name][inside], weights=weights))
+            row[f"{name}_error"] = float(np.hypot(own, common))
+            if name == "ventilation":
+                random[row["region"]] = own
+        # The volume at one phase is that of outlines; J takes it to the other one.
+        ratio = row["ventilation_error"] / (1 + row["ventilation"])
+        phase = "exhale" if breath.fixed_is_inhale else "inhale"
+        row[f"{phase}_ml_error"] = row[f"{phase}_ml"] * ratio
+        row["inspired_fraction_error"] = (1 - row["inspired_fraction"]) * ratio
+        if "specific_air_change" in row:
+            row["specific_air_change_error"] = (1 + row["specific_air_change"]) * ratio
+        whole = 0.0 if row["region"] == WHOLE else row["relative_ventilation"] * random[rows[0]["region"]]
+        own = 0.0 if row["region"] == WHOLE else random[row["region"]]
+        row["relative_ventilation_error"] = float(np.hypot(own, whole)) / abs(depth)
+        row["heterogeneity_error"] = float(
+            random[row["region"]] * np.hypot(1, row["heterogeneity"]) / abs(row["ventilation"])
+        )

@@ -9,6 +9,7 @@ from typing import Any
 
 import slicer
 
+from .. import dicom
 from ..client import Event, Worker
 from ..errors import InputError
 from . import files, layout, motion, results, runs, sitk, volumes
@@ -116,6 +117,7 @@ class LungRun(runs.Run):
         self._transform = None if result is None else volumes.itk_transform(result.need("transform"))
         self._masks: dict[str, sitk.Image] = {}
         self._request: dict[str, Any] = {"reference": reference, "patient": dict(patient or {})}
+        self._request |= {f"{side}_tags": _tags_of(node) for side, node in (("fixed", fixed), ("moving", moving))}
         maps, names = {}, {}
         for side, node in sorted(lungs.items()):  # the fixed one first
             if node.IsA("vtkMRMLSegmentationNode"):
@@ -161,6 +163,16 @@ class LungRun(runs.Run):
             raise
         out.request = self._number
         return out
+
+
+def _tags_of(node: slicer.vtkMRMLScalarVolumeNode) -> dict[str, str]:
+    """What DICOM says of a volume that was loaded from Slicer's database; nothing of others."""
+    database, instances = getattr(slicer, "dicomDatabase", None), node.GetAttribute("DICOM.instanceUIDs")
+    if database is None or not instances:
+        return {}
+    first = instances.split()[0]
+    found = {tag: database.instanceValue(first, tag.replace("|", ",")) for tag in (*dicom.TAGS, *dicom.PERSON)}
+    return {tag: value.strip() for tag, value in found.items() if value and value.strip()}
 
 
 def _labels_of(node: slicer.vtkMRMLSegmentationNode, known: Mapping[int, str]) -> tuple[sitk.Image, dict[int, str]]:

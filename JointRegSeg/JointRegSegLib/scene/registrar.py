@@ -161,7 +161,12 @@ class Registrar:
             Why nothing came of it; the scene is as it was.
         """
         if result is not None and not isinstance(result, results.SceneResult):
+            if not isinstance(result, slicer.vtkMRMLTransformNode):
+                raise InputError("result is what registerAndSegment returned, a transform node, or None")
             result = results.SceneResult(nodes={"transform": result})
+        for name, given in (("lungs", lungs), ("points", points), ("patient", patient)):
+            if given is not None and not isinstance(given, Mapping):
+                raise InputError(f"{name} is a dictionary, not {given!r}")
         if result is not None and fixedNode is None and movingNode is None:
             fixedNode, movingNode = lung.scans(result)
         run = self.startReview(result, fixedNode, movingNode, fixedIs, lungs, points, patient, options)

@@ -46,8 +46,10 @@ def classify(
     Raises
     ------
     OutputError
-        If the folder cannot be written to at all.
+        If the folder cannot be written to at all, or holds inputs or anything that is no answer.
     """
+    if pairs:
+        _check_folder(folder, pairs)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -66,6 +68,20 @@ def classify(
         if progress:
             progress((number + 1) / len(pairs))
     return outcome
+
+
+def _check_folder(folder: Path, pairs: Sequence[Pair]) -> None:
+    """Raise `OutputError` if a folder holds an input, or anything that `classify` does not make."""
+    where = folder.resolve()
+    for pair in pairs:
+        for path in (pair.fixed, pair.moving, pair.fixed_labels, pair.moving_labels):
+            if path is not None and path.resolve().is_relative_to(where):
+                raise OutputError(f"{folder}: holds the input {path}; name another folder")
+    cases = {pair.case for pair in pairs}
+    for path in folder.iterdir() if folder.is_dir() else ():
+        own = path.name.startswith((".", "registrations")) or path.name in cases or (path / ANSWER).is_file()
+        if not own:
+            raise OutputError(f"{folder}: holds '{path.name}', which is no answer; name another folder")
 
 
 def _judged(classifier: Classifier, pair: Pair, transform: Path, verdict: str | None, place: Path) -> Answer:

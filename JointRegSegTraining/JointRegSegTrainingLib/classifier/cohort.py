@@ -67,11 +67,24 @@ def read(path: Path) -> list[Pair]:
     problems = [f"line {row.line}: {problem}" for row in refused for problem in row.problems]
     counts = Counter(pair.subject for pair in pairs)
     problems += [f"subject '{name}' is listed {n} times; keep one pair" for name, n in counts.items() if n > 1]
+    problems += _shared(pairs)
     if not problems:
         problems = too_few(*(sum(p.diseased is sick for p in pairs if p.split == "train") for sick in (False, True)))
     if problems:
         raise InputError(listed(path, problems))
     return pairs
+
+
+def _shared(pairs: Sequence[Pair]) -> list[str]:
+    """Images that are those of two cases: the same person, whatever the table says, would be in training and test."""
+    owners: dict[Path, str] = {}
+    problems = []
+    for pair in pairs:
+        for path in (pair.fixed.resolve(), pair.moving.resolve()):
+            other = owners.setdefault(path, pair.case)
+            if other != pair.case:
+                problems.append(f"{path}: is an image of case '{other}' and of case '{pair.case}'; keep one")
+    return problems
 
 
 def look(path: Path, needed: Sequence[str] = REQUIRED) -> tuple[list[Pair], list[Refused]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import SimpleITK as sitk
-from JointRegSegLib import files
+from JointRegSegLib import dicom, files
 from JointRegSegLib.errors import InputError
 from JointRegSegLib.lung import checks, evidence, threshold
 from JointRegSegLib.lung.pair import BreathingPair
@@ -51,7 +51,7 @@ def _scan(pair: Pair, side: str) -> checks.Scan:
     image = files.read_image(source)
     labels = pair.fixed_labels if side == "fixed" else None
     drawn = np.zeros(0) if labels is None else sitk.GetArrayFromImage(files.read_labels(labels, image, side))
-    return checks.Scan(side, image, drawn, files.tags(source, checks.TAGS))
+    return checks.Scan(side, image, drawn, files.tags(source, dicom.TAGS))
 
 
 def _with_lungs(pair: Pair, moving: checks.Scan) -> checks.Scan:
