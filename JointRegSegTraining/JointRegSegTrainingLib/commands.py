@@ -129,6 +129,8 @@ def _train(arguments: argparse.Namespace) -> int:
         return 0
     if start is not None and run.step == 0:
         say("begins with {} of {} arrays of weights of '{}'".format(*run.taken, arguments.start))
+    if (left_out := len({row.subject for row in rows if row.split == "test"})) < 2:
+        say(f"{left_out} subject{'s' * (left_out != 1)} for test: evaluate and export will have nothing to measure on")
     cohort.write(arguments.output / "cohort.csv", rows)
     if "card" in entries:
         (arguments.output / "card.yaml").write_text(json.dumps({"card": entries["card"]}), encoding="utf-8")
@@ -265,7 +267,8 @@ def _make_references(arguments: argparse.Namespace) -> int:
     labels = {s.name: s.labels[0, 0].numpy().astype("int32") for s in drawn}
     with _progress(arguments.progress, "matching") as progress:
         told = (lambda _, share: progress(share)) if progress else (lambda *_: None)
-        template = make_points(labels, settings, arguments.output, arguments.processes, told)
+        origin = shapes.origin_of(made)
+        template = make_points(labels, settings, arguments.output, arguments.processes, told, origin)
         if arguments.pairs:
             pairs = cohort.random_pairs(list(labels), arguments.pairs)
             PairVelocities(arguments.output).make(pairs, arguments.processes, told)

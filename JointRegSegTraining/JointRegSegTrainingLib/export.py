@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from collections.abc import Sequence
@@ -56,7 +57,7 @@ def export_bundle(run: Path, output: Path, card: Path | None = None, pairs: int 
         "preprocessing": asdict(plan.preprocessing),
         "domain": describe_domain(network, plan, train),
         "validation": {
-            "command": f"jointregseg export --pairs {pairs}",
+            "command": f"jointregseg export --run RUN --pairs {pairs}",
             "pairs": pairs,
             "subjects": len({row.subject for row in test}),
             "machine": f"{threads} CPU thread{'s' * (threads != 1)}, {platform.machine()}",
@@ -100,6 +101,9 @@ def _check_place(folder: Path) -> None:
     # Hidden files are those of file managers.
     if strange := [name for name in sorted(found) if name not in catalog.FILES and not name.startswith(".")]:
         raise OutputError(f"{folder}: holds {strange[0]}, which is no part of a bundle; name another folder")
+    above = next(path for path in folder.absolute().parents if path.exists())
+    if not folder.exists() and not os.access(above, os.W_OK):
+        raise OutputError(f"{folder}: cannot be created in {above}; name another folder")
 
 
 def _differing(

@@ -43,7 +43,7 @@ class Journal:
                 self.curves.add_scalar(f"{group}/{key}", value, step)
         named = {s.name: s for s in self.subjects}
         moving, fixed = (named[name] for name in self.pairs[0])
-        picture = draw(network, moving, fixed, plan.values, folder / "pictures" / f"step_{step:06d}.png")
+        picture = draw(network, moving, fixed, plan, folder / "pictures" / f"step_{step:06d}.png")
         self.curves.add_image("validation/pair", torch.from_numpy(picture), step, dataformats="HWC")
         self.curves.flush()
         say(

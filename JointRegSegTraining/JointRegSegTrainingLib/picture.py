@@ -2,38 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from JointRegSegLib import fields
 from JointRegSegLib.networks import RegistrationNetwork
-from JointRegSegLib.pictures import COLORS
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from .plan import Plan
 from .subjects import Subject
 
-_TITLES = ("fixed, its labels", "moving, its labels", "warped, fixed and carried labels", "deformation")
+_TITLES = (
+    "fixed, its labels",
+    "moving, its labels",
+    "warped; labels of fixed (full), carried (dashed)",
+    "moving; where the fixed lattice comes to lie",
+)
 
 
 @torch.inference_mode()
-def draw(
-    network: RegistrationNetwork, moving: Subject, fixed: Subject, values: Sequence[int], path: Path
-) -> np.ndarray:
-    """Three planes through the middle of the fixed labels, as a PNG file and as (h, w, 3) uint8.
+def draw(network: RegistrationNetwork, moving: Subject, fixed: Subject, plan: Plan, path: Path) -> np.ndarray:
+    """Three planes where the fixed labels are largest, as a PNG file and as (h, w, 3) uint8.
 
-    Full lines are what was drawn, dashed ones what the deformation carries over from the moving image.
+    Full lines are what was drawn, dashed ones what the deformation carries over from the moving image, in the colors of
+    the plan's labels.
     """
+    spacing = (plan.references.spacing if plan.references else plan.preprocessing.spacing)[::-1]
     device = next(network.parameters()).device
     answer = network.infer(moving.image.to(device), fixed.image.to(device)).there.cpu()
     warped, carried = fields.warp(moving.image, answer), fields.warp(moving.labels, answer, "nearest")
     images = [x[0, 0].numpy() for x in (fixed.image, moving.image, warped)]
     labels = [x[0, 0].numpy() for x in (fixed.labels, moving.labels, carried)]
-    places = np.argwhere(labels[0] > 0)
-    middle = places.mean(0).round().astype(int) if len(places) else np.array(images[0].shape) // 2
+    middle = [_fullest(labels[0] > 0, axis) for axis in range(3)]
     low, high = np.percentile(images[0], (1, 99.5))
     figure = Figure(figsize=(12, 9), dpi=72, facecolor="black", layout="constrained")
     canvas = FigureCanvasAgg(figure)
@@ -44,13 +47,16 @@ def draw(
             axes.set_facecolor("black")
             if not row:
                 axes.set_title(title, color="white", fontsize=9)
-            shown = images[min(column, 2)].take(middle[axis], axis)
-            axes.imshow(shown, "gray", vmin=low, vmax=high, origin="lower", interpolation="nearest")
+            shown = images[(0, 1, 2, 1)[column]].take(middle[axis], axis)
+            down, across = (spacing[a] for a in range(3) if a != axis)
+            axes.imshow(
+                *(shown, "gray"), vmin=low, vmax=high, origin="lower", interpolation="nearest", aspect=down / across
+            )
             if column < 2:
-                _outline(axes, labels[column].take(middle[axis], axis), values, "solid")
+                _outline(axes, labels[column].take(middle[axis], axis), plan, "solid")
             elif column == 2:
-                _outline(axes, labels[0].take(middle[axis], axis), values, "solid")
-                _outline(axes, labels[2].take(middle[axis], axis), values, "dashed")
+                _outline(axes, labels[0].take(middle[axis], axis), plan, "solid")
+                _outline(axes, labels[2].take(middle[axis], axis), plan, "dashed")
             else:
                 _grid(axes, answer[0].numpy().take(middle[axis], 1 + axis), axis)
     canvas.draw()
@@ -59,11 +65,17 @@ def draw(
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _outline(axes: Axes, labels: np.ndarray, values: Sequence[int], style: str) -> None:
-    for i, value in enumerate(values):
-        inside = labels == value
+def _fullest(inside: np.ndarray, axis: int) -> int:
+    """The plane across an axis that holds most of a mask; between two lungs there may be none."""
+    counts = inside.sum(tuple(a for a in range(3) if a != axis))
+    return int(counts.argmax()) if counts.any() else inside.shape[axis] // 2
+
+
+def _outline(axes: Axes, labels: np.ndarray, plan: Plan, style: str) -> None:
+    for label in plan.labels:
+        inside = labels == label.value
         if inside.any() and not inside.all():
-            axes.contour(inside, [0.5], colors=COLORS[i % len(COLORS)], linewidths=1, linestyles=style)
+            axes.contour(inside, [0.5], colors=label.color, linewidths=1, linestyles=style)
 
 
 def _grid(axes: Axes, displacement: np.ndarray, axis: int) -> None:
@@ -75,3 +87,5 @@ def _grid(axes: Axes, displacement: np.ndarray, axis: int) -> None:
     for lines in (zip(x[::step], y[::step], strict=True), zip(x.T[::step], y.T[::step], strict=True)):
         for a, b in lines:
             axes.plot(a, b, color="#35c9ff", linewidth=0.7)
+    axes.set_xlim(-0.5, columns.shape[1] - 0.5)
+    axes.set_ylim(-0.5, rows.shape[0] - 0.5)

@@ -31,7 +31,10 @@ def load_run(folder: Path) -> tuple[Plan, list[cohort.Row], RegistrationNetwork]
     plan = from_entries(entries, str(path))
     rows = cohort.read(folder / "cohort.csv")
     network = build(plan)
-    network.load_state_dict(read_state(folder)["average"])
+    try:
+        network.load_state_dict(read_state(folder)["average"])
+    except (RuntimeError, TypeError, AttributeError):
+        raise InputError(f"{folder / 'state.pt'}: is of another network than {path}") from None
     return plan, rows, network.eval()
 
 

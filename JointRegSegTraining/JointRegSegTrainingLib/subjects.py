@@ -66,6 +66,10 @@ def _load(row: Row, plan: Plan) -> tuple[Subject, str]:
         known = _annotated(row, plan)
     seen, lattice = plan.preprocessing.seen(values, source, center=middle_of(plan, values, labels, source))
     carried = resample(labels, source, lattice, mode="nearest", fill=0)
+    if bool((labels > 0).any()) and not bool((carried > 0).any()):
+        raise InputError(
+            f"{row.labels}: nothing that is labeled lies on the working lattice; look at preprocessing.size and spacing"
+        )
     subject = Subject(row.name, row.subject, seen, carried, known)
     return subject, sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
 

@@ -20,6 +20,10 @@ from .plan import Plan, from_entries
 from .schemes import scheme_of
 from .subjects import Subject
 
+#: What a checkpoint holds, and seconds after which there is a new one at the latest.
+_STATE = ("network", "average", "optimizer", "generator", "step", "sums", "counted")
+KEEP = 300.0
+
 
 def build(plan: Plan) -> RegistrationNetwork:
     """The plan's network, freshly initialized from its seed.
@@ -35,8 +39,8 @@ def build(plan: Plan) -> RegistrationNetwork:
     torch.manual_seed(plan.seed)
     try:
         network = NETWORKS[plan.network](**plan.arguments)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"arguments: network '{plan.network}' does not take these values ({error})") from None
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"arguments: network '{plan.network}' does not take these values ({_line(error)})") from None
     if any(n % network.divisor for n in plan.preprocessing.size):
         found = " x ".join(map(str, plan.preprocessing.size))
         raise InputError(
@@ -49,7 +53,27 @@ def build(plan: Plan) -> RegistrationNetwork:
         raise InputError(
             f"arguments.classes: segmented labels and background are {needed}, not {classes} (0: no segmentation)"
         )
+    _try(network, plan)
     return network
+
+
+def _try(network: RegistrationNetwork, plan: Plan) -> None:
+    """Raise `InputError` if a network cannot compute: some values come to light only when it does."""
+    # As small as may be, for the plan's own lattice would take as long as a step.
+    shape = [min(n, 4 * network.divisor) for n in plan.preprocessing.size[::-1]]
+    images = torch.randn(2, 1, plan.preprocessing.channels, *shape, generator=torch.Generator().manual_seed(0))
+    try:
+        with torch.no_grad():
+            network.infer(*images)
+    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
+        raise InputError(
+            f"network '{plan.network}' cannot compute with these arguments on {' x '.join(map(str, shape[::-1]))} "
+            f"voxels ({_line(error)}); look at arguments and preprocessing.size"
+        ) from None
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def all_arguments(plan: Plan) -> dict[str, Any]:
@@ -70,9 +94,12 @@ def read_state(folder: Path, device: torch.device | str = "cpu") -> dict[str, An
     if not path.is_file():
         raise InputError(f"{path}: no such file; name the folder of a training run")
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location=device, weights_only=True)
     except Exception:  # torch raises many types for what is no checkpoint
         raise InputError(f"{path}: is damaged; remove it to begin anew") from None
+    if not isinstance(state, dict) or any(key not in state for key in _STATE):
+        raise InputError(f"{path}: is no checkpoint of a training run; remove it to begin anew")
+    return state
 
 
 def check_folder(folder: Path, plan: Plan) -> None:
@@ -244,6 +271,7 @@ class Trainer:
         all steps that is done, after each. With several processes only the first one reports, of its share.
         """
         end, first = time.monotonic() + 60 * minutes, self.accelerator.is_main_process
+        kept = time.monotonic()
         while self.step < self.plan.steps and not self._over(end):
             for name, value in self.train_step().items():
                 self.sums[name] = self.sums.get(name, 0.0) + value
@@ -256,6 +284,10 @@ class Trainer:
                 self.save()
                 if report and first:
                     report(self.step, means)
+                kept = time.monotonic()
+            elif time.monotonic() - kept > KEEP:
+                self.save()
+                kept = time.monotonic()
         self.save()
 
     def _over(self, end: float) -> bool:
@@ -276,6 +308,11 @@ class Trainer:
         """Write ``state.pt`` in one move, so that an interruption leaves the last complete one."""
         if not self.accelerator.is_main_process:
             return
+        if not all(value.isfinite().all() for value in self.network.state_dict().values()):
+            raise InputError(
+                f"step {self.step}: weights are no longer finite; begin again with a lower 'rate' than "
+                f"{self.plan.rate:g}"
+            )
         state = {
             "network": self.network.state_dict(),
             "average": self.average,
@@ -300,9 +337,12 @@ class Trainer:
 
     def _resume(self) -> None:
         state = read_state(self.folder, self.device)
-        self.network.load_state_dict(state["network"])
+        try:
+            self.network.load_state_dict(state["network"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError, KeyError, TypeError):
+            raise InputError(f"{self.folder / 'state.pt'}: is of another network; remove it to begin anew") from None
         self.average = state["average"]
-        self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"].cpu())
         self.step = state["step"]
         self.sums, self.counted = state["sums"], state["counted"]

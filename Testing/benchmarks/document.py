@@ -1,11 +1,12 @@
 """Tables and plots of what was measured: bench.py, breaths.py and the experiments.
 
-Usage: document.py OUTPUT [FIGURES.json …] keeps these figures in OUTPUT/figures, in the place of older ones of the same
-system or experiment, and writes OUTPUT/README.md and its pictures from all that are there.
+Figures are kept in OUTPUT/figures, in the place of older ones of the same system or experiment; OUTPUT/README.md and
+its pictures are written from all that are there.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import sys
@@ -36,14 +37,17 @@ RIVAL = "SimpleITK demons"
 
 
 def main() -> int:
-    if len(sys.argv) < 2:
-        print(__doc__, file=sys.stderr)
-        return 2
-    folder = Path(sys.argv[1])
-    kept = folder / "figures"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="OUTPUT")
+    parser.add_argument("figures", type=Path, nargs="*", help="as bench.py, breaths.py and the experiments write them")
+    given = parser.parse_args()
+    try:
+        measured = [json.loads(path.read_text(encoding="utf-8")) for path in given.figures]
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    folder, kept = given.folder, given.folder / "figures"
     kept.mkdir(parents=True, exist_ok=True)
-    for path in sys.argv[2:]:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    for found in measured:
         (kept / f"{_name(found)}.json").write_text(json.dumps(_rounded(found)) + "\n", encoding="utf-8")
     every = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(kept.glob("*.json"))]
     said = "Written by `document.py`; do not edit. Means over people not trained on, unless a line says so;"

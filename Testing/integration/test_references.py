@@ -88,6 +88,18 @@ def test_the_command_trains_with_them(made, shell, tmp_path):
     assert "step 2/2" in said
 
 
+def test_references_of_another_plan_are_refused(made, plan, shell, tmp_path):
+    """Their velocities would be in other voxels, or of other shapes."""
+    command = ["train", "--config", made["config"], "--cohort", made["cohort"], "--references", made["references"]]
+    for change, key in (
+        ("preprocessing.spacing=[2.5, 2, 2]", "preprocessing.spacing"),
+        ("references.edge=7", "references.edge"),
+        ("references.sort_slices=true", "references.sort_slices"),
+    ):
+        code, _, error = shell(*command, "--output", tmp_path / "run", "--set", change, "--device", "cpu")
+        assert code == 2 and f"made with another {key};" in error and not (tmp_path / "run").exists()
+
+
 def test_what_is_missing_is_named(made, plan, cohort_folder, refused, shell, tmp_path):
     others = people(cohort_folder, 12, replace(PLAN, labels=plan.labels))
     with pytest.raises(InputError, match=r"holds no reference of .*run make-references again"):

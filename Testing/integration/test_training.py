@@ -283,6 +283,51 @@ def test_a_damaged_checkpoint(subjects, tmp_path):
             trainer.Trainer(SHORT, subjects, tmp_path / "run")
 
 
+@pytest.mark.parametrize("state", [{"network": {}}, [1, 2], {"step": 3}])
+def test_a_file_that_is_no_checkpoint(subjects, tmp_path, state):
+    trainer.Trainer(SHORT, subjects, tmp_path / "run").save()
+    torch.save(state, tmp_path / "run" / "state.pt")
+    with pytest.raises(InputError, match=r"state\.pt: is no checkpoint of a training run"):
+        trainer.Trainer(SHORT, subjects, tmp_path / "run")
+
+
+def test_a_checkpoint_of_another_network(subjects, tmp_path):
+    trainer.Trainer(SHORT, subjects, tmp_path / "run").save()
+    state = trainer.read_state(tmp_path / "run")
+    state["network"] = {key: value[..., :0] for key, value in state["network"].items()}
+    torch.save(state, tmp_path / "run" / "state.pt")
+    with pytest.raises(InputError, match=r"state\.pt: is of another network"):
+        trainer.Trainer(SHORT, subjects, tmp_path / "run")
+
+
+def test_weights_that_are_not_finite_are_not_kept(subjects, tmp_path):
+    run = trainer.Trainer(SHORT, subjects, tmp_path / "run")
+    run.save()
+    with torch.no_grad():
+        next(run.network.parameters()).fill_(float("nan"))
+    with pytest.raises(InputError, match="weights are no longer finite; begin again with a lower 'rate'"):
+        run.save()
+    assert all(v.isfinite().all() for v in trainer.read_state(tmp_path / "run")["network"].values())
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"channels": [0, 0]}, {"channels": [-1, 2]}, {"channels": [4, 8], "passes": 2.5}]
+)
+def test_arguments_that_no_network_can_compute_with(subjects, tmp_path, arguments):
+    with pytest.raises(InputError, match=r"arguments|cannot compute"):
+        trainer.Trainer(replace(SHORT, arguments=SHORT.arguments | arguments), subjects, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_is_kept_in_time(subjects, tmp_path, monkeypatch):
+    """However long the steps between two reports take."""
+    monkeypatch.setattr(trainer, "KEEP", 0.0)
+    run, kept = trainer.Trainer(SHORT, subjects, tmp_path / "run"), []
+    monkeypatch.setattr(run, "save", lambda: kept.append(run.step))
+    run.run(every=1000)
+    assert kept[: SHORT.steps - 1] == list(range(1, SHORT.steps))
+
+
 def test_another_cohort_does_not_go_on(run_folder, cohort_file, config_file, shell, tmp_path):
     """Else a subject that a run is tested on could be one that it learned from."""
     before = (run_folder / "cohort.csv").read_text(encoding="utf-8")

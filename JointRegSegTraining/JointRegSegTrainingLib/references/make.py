@@ -62,6 +62,7 @@ def make_points(
     folder: Path,
     processes: int | None = None,
     progress: Progress = silent,
+    origin: Mapping[str, Any] | None = None,
 ) -> str:
     """Match the template to every subject of a cohort; subjects whose file exists are skipped.
 
@@ -73,6 +74,8 @@ def make_points(
         Where `PairVelocities` will find them.
     processes : int, optional
         As many as there are processors by default; 1 computes in this one.
+    origin : mapping, optional
+        What else the labels follow from, as JSON can hold it, by its name: kept as `PairVelocities.origin`.
 
     Returns
     -------
@@ -83,10 +86,16 @@ def make_points(
     ------
     InputError
         If a subject lacks a structure; the others are computed all the same.
+    OutputError
+        If the folder cannot be written to.
     """
     shapes = {array.shape for array in labels.values()}
     if len(labels) < 2 or len(shapes) != 1:
         raise InputError("references need at least two label maps, all on one lattice")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be created ({error.strerror}); name another folder") from None
     template = choose(labels, settings.structures)
     shared = [asdict(settings) | {"interpolation": None}, labels[template]]
     files = {name: f"{name}-{_digest(*shared, array)}.npy" for name, array in sorted(labels.items())}
@@ -96,7 +105,8 @@ def make_points(
         for name, array in labels.items()
     }
     _compute(jobs, processes, progress, "Matching surfaces")
-    index = {"template": template, "shape": shapes.pop(), "points": files} | asdict(settings)
+    index = {"template": template, "shape": shapes.pop(), "points": files, "origin": dict(origin or {})}
+    index |= asdict(settings)
     temporary = folder / f"{INDEX}.{os.getpid()}"
     temporary.write_text(json.dumps(index, indent=1))
     temporary.replace(folder / INDEX)
@@ -122,6 +132,7 @@ class PairVelocities:
         except (ValueError, KeyError, TypeError, EOFError):
             raise InputError(f"{path}: is damaged; remove it and run make-references again") from None
         self.template, self.shape, self.spacing = index["template"], tuple(index["shape"]), index["spacing"]
+        self.origin = index.get("origin", {})
         how = index["interpolation"]
         self.how = Interpolation(**how | {"stride": tuple(how["stride"])})
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +29,13 @@ def settings_of(plan: Plan) -> References:
     if plan.references is None:
         raise InputError("the configuration has no entry 'references', which says what shapes to match")
     return References(plan.references.structures, plan.references.spacing[::-1], plan.references.edge)
+
+
+def origin_of(plan: Plan) -> dict[str, Any]:
+    """All of a plan that references follow from, by its key, as JSON holds it."""
+    lattice = {f"preprocessing.{key}": getattr(plan.preprocessing, key) for key in ("size", "spacing", "orientation")}
+    shapes = {f"references.{key}": value for key, value in asdict(plan.references).items()} if plan.references else {}
+    return json.loads(json.dumps(lattice | shapes))
 
 
 def prepared(subjects: Sequence[Subject], plan: Plan) -> list[Subject]:

@@ -14,7 +14,7 @@ from torch import nn
 from ..objective import memberships, objective
 from ..plan import Plan
 from ..references.make import PairVelocities
-from ..references.shapes import prepared
+from ..references.shapes import origin_of, prepared
 from ..subjects import Subject
 from .pairs import Pairs
 
@@ -29,6 +29,12 @@ class References(Pairs):
         """``folder`` was filled by ``make-references`` with the same subjects."""
         super().__init__(plan, prepared(subjects, plan), device)
         self.velocities = PairVelocities(folder)
+        made, now = self.velocities.origin, origin_of(plan)
+        if other := [key for key, value in now.items() if key in made and made[key] != value]:
+            raise InputError(
+                f"{folder}: its references were made with another {' and '.join(other)}; run make-references with this "
+                "configuration, into another folder"
+            )
         self.names = [s.name for s in subjects]
         if missing := [name for name in self.names if name not in self.velocities.points]:
             raise InputError(f"{folder}: holds no reference of {', '.join(missing)}; run make-references again")
