@@ -128,6 +128,8 @@ def run(task: str, words: Sequence[str]) -> int:
     except JointRegSegError as error:
         print(f"{NAME}: {error}", file=sys.stderr)
         return 2
+    except SystemExit as error:  # argparse has said why
+        return int(error.code or 0)
 
 
 def tell(tag: str, content: str) -> None:

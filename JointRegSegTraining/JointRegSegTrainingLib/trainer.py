@@ -195,6 +195,8 @@ class Trainer:
             self.parts[name].requires_grad_(False)
         self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
         trained = [p for p in self.network.parameters() if p.requires_grad]
+        if not trained:
+            raise InputError(f"frozen: {', '.join(plan.frozen)} are all that could be trained; leave one of them out")
         self.optimizer = torch.optim.AdamW(trained, lr=plan.rate, weight_decay=1e-4)
         self.generator = torch.Generator().manual_seed(plan.seed)
         self.step = 0
@@ -244,6 +246,9 @@ class Trainer:
         terms = self.scheme.terms(self.model, self.generator, shared.process_index, shared.num_processes)
         self.optimizer.zero_grad(set_to_none=True)
         loss = sum(terms.values())
+        if not loss.requires_grad:
+            used = ", ".join(name for name, value in asdict(self.plan.weights).items() if value)
+            raise InputError(f"weights: none of those above 0 ({used}) counts in scheme '{self.plan.scheme}'")
         shared.backward(loss)
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         if not (torch.isfinite(loss) and torch.isfinite(norm)):

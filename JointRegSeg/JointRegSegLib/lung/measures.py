@@ -188,21 +188,20 @@ DERIVED: dict[str, Description] = {
 #: What the sources above are, in the order of their years.
 REFERENCES = (
     "Simon 2000: Non-invasive imaging of regional lung function using x-ray computed tomography. J Clin Monit Comput "
-    "16. doi:10.1023/A:1011444826908",
-    "Guerrero et al. 2006: Dynamic ventilation imaging from four-dimensional computed tomography. Phys Med Biol 51. "
-    "doi:10.1088/0031-9155/51/4/002",
+    "16, 433-442",
+    "Guerrero et al. 2006: Dynamic ventilation imaging from four-dimensional computed tomography. Phys Med Biol 51, "
+    "777-791",
     "Leow et al. 2007: Statistical properties of Jacobian maps and the realization of unbiased large-deformation "
-    "nonlinear image registration. IEEE Trans Med Imaging 26. doi:10.1109/TMI.2007.892646",
+    "nonlinear image registration. IEEE Trans Med Imaging 26, 822-832",
     "Reinhardt et al. 2008: Registration-based estimates of local lung tissue expansion compared to xenon CT measures "
-    "of specific ventilation. Med Image Anal 12. doi:10.1016/j.media.2008.03.007",
+    "of specific ventilation. Med Image Anal 12, 752-763",
     "Tzeng et al. 2009: The difference in ventilation heterogeneity between asthmatic and healthy subjects quantified "
-    "using hyperpolarized 3He MRI. J Appl Physiol 106. doi:10.1152/japplphysiol.01133.2007",
-    "Amelon et al. 2011: Three-dimensional characterization of regional lung deformation. J Biomech 44. "
-    "doi:10.1016/j.jbiomech.2011.06.009",
+    "using hyperpolarized 3He MRI. J Appl Physiol 106, 813-822",
+    "Amelon et al. 2011: Three-dimensional characterization of regional lung deformation. J Biomech 44, 2489-2495",
     "Ding et al. 2012: Comparison of image registration based measures of regional lung ventilation from dynamic "
-    "spiral CT with Xe-CT. Med Phys 39. doi:10.1118/1.4736808",
+    "spiral CT with Xe-CT. Med Phys 39, 5084-5098",
     "Galbán et al. 2012: Computed tomography-based biomarker provides unique signature for diagnosis of COPD "
-    "phenotypes and disease progression. Nat Med 18. doi:10.1038/nm.2971",
+    "phenotypes and disease progression. Nat Med 18, 1711-1715",
 )
 
 
