@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from JointRegSegLib import register
+from JointRegSegLib import fields, losses, refine, register
 from JointRegSegLib.errors import InputError
 from JointRegSegLib.estimate import Settings, Volume, by_optimization
 from JointRegSegLib.geometry import Grid
@@ -99,3 +99,20 @@ def test_density_tells_how_an_even_lung_expands():
     truth = np.broadcast_to(known.numpy(), SHAPE)[core]
     assert np.corrcoef(ratio.ravel(), truth.ravel())[0, 1] > 0.9
     assert np.ptp(ratio.mean((1, 2))) > 0.4
+
+
+def test_surfaces_are_held_in_their_place():
+    """Put together, a map that takes the organ deep within itself and leaves the rest looks perfect."""
+    inside = torch.zeros(1, 1, 24, 24, 24)
+    inside[..., 6:18, 6:18, 6:18] = 1
+    place = torch.stack(torch.meshgrid(*[torch.arange(24.0)] * 3, indexing="ij"))[None]
+    still, deep = torch.zeros(1, 3, 24, 24, 24), -0.25 * (place - 11.5)
+    classes = [inside, inside]
+    for own, perfect in ((still, True), (deep, False)):
+        parts = torch.cat([still, own, still, own])  # of the rest and of the organ, forth and back
+        together = fields.warp(torch.cat(classes), refine.joined(parts, classes))
+        assert float(losses.dice(together, torch.cat(classes))) < 1e-3
+        evidence = refine.Evidence([inside, inside], classes)
+        objective = refine.Objective(image=0, smoothness=0, folding=0, overlap=1.0)
+        found = refine.joint_objective(refine.joined(parts, classes), evidence, objective, parts, parts)
+        assert (float(found) < 1e-3) == perfect and (perfect or float(found) > 0.1)
