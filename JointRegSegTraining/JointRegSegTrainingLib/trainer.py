@@ -53,7 +53,6 @@ def build(plan: Plan) -> RegistrationNetwork:
         raise InputError(
             f"arguments.classes: segmented labels and background are {needed}, not {classes} (0: no segmentation)"
         )
-    _try(network, plan)
     return network
 
 
@@ -177,6 +176,7 @@ class Trainer:
         self.device = torch.device(device) if self.accelerator.num_processes == 1 else self.accelerator.device
         self.scheme = scheme_of(plan, train, references, self.device)
         self.network = build(plan)
+        _try(self.network, plan)
         if start is not None:
             if type(start) is not type(self.network):
                 kinds = {kind: name for name, kind in NETWORKS.items()}
