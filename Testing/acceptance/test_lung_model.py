@@ -101,7 +101,7 @@ def test_a_breath_in_mri_is_reviewed_without_drawn_lungs(lungs):
     found = review(scalar_image(inhaled.values, grid), scan, model=MODEL)
     told = found.report["inputs"]
     assert all(MODEL in told[phase]["lungs"] for phase in ("inhale", "exhale"))
-    assert any("look at the outlines" in note for note in found.report["notes"])
+    assert any("look at the outlines" in text for text in found.report["warnings"])
     for phase, true in (("inhale", inhaled.lungs), ("exhale", array(drawn))):
         volume = (true > 0).sum() * grid.voxel_volume / 1000
         assert found.report["volumes_ml"][phase] == pytest.approx(volume, rel=0.15)
