@@ -42,7 +42,7 @@ def main() -> None:
     try:
         result = registrar.registerAndSegment(fixed, moving)
         points = {side: nodes[f"{side}_points"] for side in ("fixed", "moving")}
-        review = registrar.reviewLungs(result, points=points)
+        review = registrar.reviewLungs(None, fixed, moving, points=points)  # registered anew: lungs slide
     finally:
         registrar.close()
     output.mkdir(parents=True, exist_ok=True)
@@ -50,6 +50,7 @@ def main() -> None:
     turn(scene, fixed)
     motion.deformation(scene, result, "grid", SPACING)
     save(scene, output / "reading-layout.png")
+    motion.deformation(scene, result, "off")
     lung.show(scene, review, "ventilation")
     turn(scene, fixed)
     lung.jump(scene, review.report["regions"][1]["center_mm"])

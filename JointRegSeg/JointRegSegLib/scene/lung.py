@@ -126,7 +126,8 @@ class LungRun(runs.Run):
                     self._request["names"] = names
             else:
                 maps[side] = node
-        super().__init__(worker, scene, fixed, moving, dict(options or {}), maps, points, **{"outputs": (), **more})
+        more = {"outputs": ("inverse",), **more}  # by which motion is shown
+        super().__init__(worker, scene, fixed, moving, dict(options or {}), maps, points, **more)
 
     def _write(self) -> None:
         try:
