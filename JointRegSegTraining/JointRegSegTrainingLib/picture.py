@@ -18,8 +18,8 @@ from .subjects import Subject
 _TITLES = (
     "fixed, its labels",
     "moving, its labels",
-    "warped; labels of fixed (full), carried (dashed)",
-    "moving; where the fixed lattice comes to lie",
+    "warped, fixed and carried labels",
+    "moving, the fixed lattice in it",
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -55,10 +56,27 @@ def test_pictures_are_there_and_show_something(run_folder, curves):
 def test_a_picture_follows_network_and_labels(cohort_folder, tmp_path):
     moving, fixed = people(cohort_folder, 2)
     network = trainer.build(PLAN).eval()
-    first = draw(network, moving, fixed, PLAN.values, tmp_path / "a" / "one.png")
+    first = draw(network, moving, fixed, PLAN, tmp_path / "a" / "one.png")
     assert (tmp_path / "a" / "one.png").is_file() and first.dtype == np.uint8 and first.ndim == 3
-    again = draw(network, moving, fixed, PLAN.values, tmp_path / "again.png")
+    again = draw(network, moving, fixed, PLAN, tmp_path / "again.png")
     np.testing.assert_array_equal(first, again)
     fixed.labels.zero_()  # nothing is drawn: the middle of the lattice is shown, without outlines
-    bare = draw(network, moving, fixed, PLAN.values, tmp_path / "bare.png")
+    bare = draw(network, moving, fixed, PLAN, tmp_path / "bare.png")
     assert (bare != first).any()
+
+
+def test_thick_slices_are_drawn_as_tall_as_they_are(cohort_folder, tmp_path):
+    """In the third row; the first is within slices."""
+    moving, fixed = people(cohort_folder, 2)
+    fixed.labels.zero_()
+    network = trainer.build(PLAN).eval()
+    spacing = PLAN.preprocessing.spacing
+    thick = replace(PLAN, preprocessing=replace(PLAN.preprocessing, spacing=(*spacing[:2], 3 * spacing[2])))
+    sides = []
+    for name, plan in (("even", PLAN), ("thick", thick)):
+        shown = draw(network, moving, fixed, plan, tmp_path / f"{name}.png")
+        part = shown[2 * len(shown) // 3 :, 3 * shown.shape[1] // 4 :]
+        lines = (part[..., 2] > 200) & (part[..., 0] < 120)  # of the lattice, that has as many voxels along each axis
+        high, wide = (np.ptp(np.flatnonzero(lines.any(axis))) + 1 for axis in (1, 0))
+        sides.append(high / wide)
+    assert sides == pytest.approx([1, 3], rel=0.05)
