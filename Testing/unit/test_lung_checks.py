@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from JointRegSegLib.deformation import scalar_image
 from JointRegSegLib.geometry import Grid
-from JointRegSegLib.lung import checks
+from JointRegSegLib.lung import checks, evidence
 from JointRegSegLib.lung.checks import Scan
 
 #: i to the patient's left, j to the front, k to the feet: a lattice that is not the world's.
@@ -134,6 +134,17 @@ def test_one_lung_alone_is_told():
     (text,) = checks.alone(right, right, names)
     assert text.startswith("no left lung") and text.endswith("the right lung alone")
     assert checks.alone(both, both, names) == [] and checks.alone(right, both, names) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "red", "told"),
+    [(0.9, 0.95, False, False), (0.98, 0.97, False, True), (0.9, 0.8, True, True), (0.2, 0.4, True, True)],
+)
+def test_overlap_that_is_lost_is_a_failure_and_a_little_less_a_doubt(before, after, red, told):
+    found = {"dice_before": before, "dice_after": after, "unseen_share": 0.0, "surfaces_mm": 1.0}
+    found |= {"carried_ml": 3000.0, "expanded_ml": 3000.0, "segmented_ml": 3000.0}
+    doubts = evidence.doubts(found, "exhale", 3500.0)
+    assert bool(evidence.failed(found)) == red and len(evidence.failed(found) + doubts) == told
 
 
 def test_two_people_are_told_apart_without_telling_who():

@@ -24,8 +24,8 @@ SOFT, NOISIER = (-20.0, 120.0), 2.0
 DISAGREE = 0.05
 #: Share of the breath by which outlines and expansion may disagree.
 BREATH = 0.15
-#: Dice of the lungs after registration below which it has failed.
-OVERLAP = 0.5
+#: Dice of the lungs after registration below which it has failed, and by how much less than before.
+OVERLAP, WORSE = 0.5, 0.05
 #: Share of the lungs that may lie outside the other image, and mm between surfaces after registration.
 UNSEEN, SURFACES = 0.01, 3.0
 

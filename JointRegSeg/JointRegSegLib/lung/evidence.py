@@ -22,6 +22,7 @@ from .measures import Uncertainty
 LENGTH = 10.0
 #: mm from the lungs within which landmarks tell of the lungs.
 NEAR = 5.0
+_LESS = "the lungs overlap less after registration than before"
 
 
 def evidence_of(
@@ -89,8 +90,8 @@ def error_of(landmarks: Mapping[str, Any] | None, evidence: Mapping[str, float])
 
 def failed(evidence: Mapping[str, float]) -> list[str]:
     """What no figure can be believed with."""
-    if evidence["dice_after"] < evidence["dice_before"]:
-        return ["the lungs overlap less after registration than before"]
+    if evidence["dice_after"] < evidence["dice_before"] - checks.WORSE:
+        return [_LESS]
     if evidence["dice_after"] < checks.OVERLAP:
         return [f"after registration the lungs overlap by a Dice of {evidence['dice_after']:.2f} only"]
     return []
@@ -98,7 +99,9 @@ def failed(evidence: Mapping[str, float]) -> list[str]:
 
 def doubts(evidence: Mapping[str, float], other: str, own: float) -> list[str]:
     """What else the lungs say against the registration; ``own`` is their volume in the reference, in ml."""
-    out = unseen(evidence["unseen_share"], other)
+    # Where they lay on each other to begin with a little is no failure.
+    out = [_LESS] if -checks.WORSE <= evidence["dice_after"] - evidence["dice_before"] < 0 else []
+    out += unseen(evidence["unseen_share"], other)
     out += volumes(evidence["carried_ml"], evidence["segmented_ml"], f"at {other}")
     out += ventilated(evidence["expanded_ml"], evidence["segmented_ml"], own, other)
     if evidence["surfaces_mm"] > checks.SURFACES:
