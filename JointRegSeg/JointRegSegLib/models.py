@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -17,7 +16,6 @@ from .catalog import GENERIC
 from .errors import ModelError, reading
 from .networks import NETWORKS, RegistrationNetwork
 from .preprocess import Preprocessing
-from .refine import Refinement
 from .regularize import LIMIT
 
 _HERE = Path(__file__).resolve().parent
@@ -135,8 +133,6 @@ def _check(manifest: dict[str, Any], folder: Path) -> None:
     labels, classes = len(manifest["labels"]), manifest["arguments"].get("classes", 0)
     if len(manifest["domain"]["volumes"]) != labels or classes not in (0, labels + 1):
         raise ModelError(f"{folder}: model.json contradicts itself in its number of labels; get the bundle anew")
-    if unknown := set(manifest["refinement"]) - {field.name for field in dataclasses.fields(Refinement)}:
-        raise ModelError(f"{folder}: model.json is not valid at refinement: there is no '{min(unknown)}'")
 
 
 @lru_cache(maxsize=1)

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from JointRegSegLib import models
 from JointRegSegLib.errors import InputError
 from JointRegSegLib.networks import NETWORKS
 from JointRegSegLib.preprocess import Preprocessing
@@ -209,7 +210,9 @@ def from_entries(entries: dict[str, Any], origin: str) -> Plan:
 
 def schema() -> dict[str, Any]:
     """The JSON schema of a plan, with a description of each key."""
-    return json.loads((_HERE / "plan.schema.json").read_text(encoding="utf-8"))
+    out = json.loads((_HERE / "plan.schema.json").read_text(encoding="utf-8"))
+    out["properties"]["card"]["properties"]["refinement"] = models.schema()["properties"]["refinement"]
+    return out
 
 
 def find(name: str | Path) -> Path:

@@ -101,7 +101,7 @@ def test_bad_runs_and_cards(run_folder, refused, tmp_path):
         card.write_text(yaml.safe_dump({"card": {k: v for k, v in CARD.items() if k != key}}), encoding="utf-8")
         refused("export", *run, words=(str(card), "card: ", f"'{key}' is a required property"))
     card.write_text(yaml.safe_dump({"card": CARD | {"refinement": {"speed": 1}}}), encoding="utf-8")
-    refused("export", *run, "--pairs", "1", words=("refinement", "no 'speed'"))
+    refused("export", *run, "--pairs", "1", words=("card", "'speed' was unexpected"))
     assert sorted(tmp_path.iterdir()) == [card]
 
 

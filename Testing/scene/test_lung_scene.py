@@ -107,6 +107,27 @@ def test_lungs_of_a_segmentation_bring_their_names(worker, scene, add, pair, bre
     assert review.report["inputs"]["inhale"]["lungs"] == "given"
 
 
+@pytest.mark.parametrize(
+    ("kind", "regions"), [("User", ["R", "L"]), ("Labels", ["label 1", "label 2"])], ids=["own", "of Slicer"]
+)
+def test_lungs_of_a_label_map_bring_the_names_of_their_own_colors(worker, scene, add, pair, breathing, kind, regions):
+    nodes, result = breathing
+    lungs = {side: add(getattr(pair, f"{side}_labels"), side, "vtkMRMLLabelMapVolumeNode") for side in nodes}
+    for node in lungs.values():
+        values = volumes.values_of(node)
+        values[values > 2] = 0  # liver and heart
+    colors = scene.AddNewNodeByClass("vtkMRMLColorTableNode", "colors")
+    colors.SetType(getattr(colors, kind))
+    if kind == "User":
+        colors.SetNumberOfColors(3)
+        for value, name in enumerate(("background", "R", "L")):
+            colors.SetColor(value, name, 1, 0, 0, 1)
+    lungs["fixed"].CreateDefaultDisplayNodes()
+    lungs["fixed"].GetDisplayNode().SetAndObserveColorNodeID(colors.GetID())
+    review = lung.LungRun(worker, scene, result, *nodes.values(), "inhale", lungs).wait()
+    assert [row["region"] for row in review.report["regions"]][1:3] == regions
+
+
 def test_what_cannot_be_reviewed(worker, scene, breathing):
     nodes, result = breathing
     with pytest.raises(InputError, match="'inhale' or 'exhale'"):

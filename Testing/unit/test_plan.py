@@ -11,6 +11,7 @@ import torch
 from JointRegSegLib.errors import InputError
 from JointRegSegLib.networks import LinearDeformableNetwork, UResNet
 from JointRegSegLib.preprocess import Preprocessing
+from JointRegSegLib.refine import Refinement
 from JointRegSegTrainingLib import plan, trainer
 from JointRegSegTrainingLib.augment import Augmentation
 from JointRegSegTrainingLib.plan import CONFIGURATIONS, Label, Plan, Shapes, Weights, find, from_entries, read_entries
@@ -31,6 +32,7 @@ PLACES = {
     "references": (Shapes, SCHEMA["properties"]["references"]["properties"]),
     "label": (Label, SCHEMA["properties"]["labels"]["items"]["properties"]),
     "preprocessing": (Preprocessing, SCHEMA["properties"]["preprocessing"]["properties"]),
+    "refinement": (Refinement, SCHEMA["properties"]["card"]["properties"]["refinement"]["properties"]),
 }
 
 
@@ -91,6 +93,7 @@ def test_the_plan_of_a_run_reads_back_the_same(file):
         ),
         ("network=u-net", ("network: unknown 'u-net'", "known: ", "symmetric")),
         ("card.name=Two Words", ("card.name: 'Two Words' does not match",)),
+        ("card.refinement={speed: 1}", ("card.refinement: ", "'speed' was unexpected")),
         ("preprocessing.orientation=RRR", ("preprocessing.orientation: 'RRR' does not match",)),
         ("labels=[]", ("labels: [] should be non-empty",)),
         ("rate=.inf", ("rate: is no finite number",)),

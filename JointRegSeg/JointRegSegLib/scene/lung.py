@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import slicer
 
 from .. import dicom
@@ -122,10 +123,11 @@ class LungRun(runs.Run):
         for side, node in sorted(lungs.items()):  # the fixed one first
             if node.IsA("vtkMRMLSegmentationNode"):
                 self._masks[f"{side}_labels"], names = _labels_of(node, names)
-                if side == "fixed":
-                    self._request["names"] = names
             else:
                 maps[side] = node
+                names = names or _names_of(node)
+            if side == "fixed":
+                self._request["names"] = names
         more = {"outputs": ("inverse",), **more}  # by which motion is shown
         super().__init__(worker, scene, fixed, moving, dict(options or {}), maps, points, **more)
 
@@ -174,6 +176,16 @@ def _tags_of(node: slicer.vtkMRMLScalarVolumeNode) -> dict[str, str]:
     first = instances.split()[0]
     found = {tag: database.instanceValue(first, tag.replace("|", ",")) for tag in (*dicom.TAGS, *dicom.PERSON)}
     return {tag: value.strip() for tag, value in found.items() if value and value.strip()}
+
+
+def _names_of(node: slicer.vtkMRMLLabelMapVolumeNode) -> dict[int, str]:
+    """Of the values of a label map by its color table, if somebody made that for it; Slicer's own name other organs."""
+    display = node.GetDisplayNode()
+    table = display.GetColorNode() if display else None
+    if table is None or not table.IsA("vtkMRMLColorTableNode") or table.GetType() != table.User:
+        return {}
+    found = {int(value): table.GetColorName(int(value)) for value in np.unique(volumes.values_of(node)) if value > 0}
+    return found if all(found.values()) and "(none)" not in found.values() else {}
 
 
 def _labels_of(node: slicer.vtkMRMLSegmentationNode, known: Mapping[int, str]) -> tuple[sitk.Image, dict[int, str]]:
