@@ -2,8 +2,9 @@
 
 Errors in mm of the points of the inhale, in its lungs, in the body within 30 mm of them, and in the bones there, which
 tell whether the lungs' motion is smeared into the chest wall; the correlation of the lungs' volume ratios with the true
-ones, at single voxels and at the resolution at which the review tells them. People are kept in the output folder for
-the next time.
+ones, at single voxels and at the resolution at which the review tells them. Of a method that outlines the lungs itself,
+ratios and folds are told where it does: its border is where tissue slides past tissue, and has no volume ratio. People
+are kept in the output folder for the next time.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from JointRegSegLib import files
 from JointRegSegLib.deformation import Deformation
 from JointRegSegLib.lung.expansion import RESOLUTION, Expansion, derivative, unfolded
 from JointRegSegLib.pipeline import register_and_segment
+from JointRegSegLib.result import Registration
 from JointRegSegLib.tables import read_table
 from JointRegSegTrainingLib.classifier import simulate
 from scipy.ndimage import distance_transform_edt
@@ -53,7 +55,7 @@ def main() -> int:
             place = {name: people / row[name] for name in FILES}
             organs = {f"{side}_organs": place[f"{side}_labels"] for side in ("fixed", "moving")} if slide else {}
             result = register_and_segment(place["fixed"], place["moving"], **options, **organs)
-            found[method].append([*compared(place, result.deformation), result.report["seconds"]["total"]])
+            found[method].append([*compared(place, result), result.report["seconds"]["total"]])
             print(f"{row['case']:<12}" + "".join(f"{value:>10.2f}" for value in found[method][-1]), flush=True)
     said = f"means over {given.people} simulated people, half of them healthy; errors and motion before in mm, of the "
     said += f"lungs, of the body within {NEAR:.0f} mm of them and of the bones there; seconds with all checks, on "
@@ -64,8 +66,9 @@ def main() -> int:
     return 0
 
 
-def compared(place: dict[str, Path], found: Deformation) -> list[float]:
+def compared(place: dict[str, Path], result: Registration) -> list[float]:
     """`COLUMNS` but the last."""
+    found = result.deformation
     fixed = files.read_image(place["fixed"])
     grid, values = files.grid_of(fixed), sitk.GetArrayFromImage(fixed)
     lungs = sitk.GetArrayFromImage(files.read_labels(place["fixed_labels"], fixed, "inhale")) > 0
@@ -79,6 +82,8 @@ def compared(place: dict[str, Path], found: Deformation) -> list[float]:
         out += [np.linalg.norm(points - there, axis=1).mean()] if inside is lungs else []
         out += [missed.mean(), np.percentile(missed, 95)]
     own = found.on(grid)
+    if result.fixed_segmentation is not None:
+        lungs &= sitk.GetArrayFromImage(result.fixed_segmentation) > 0
     folded = np.linalg.det(derivative(own, torch.from_numpy(lungs))) <= 0
     # Where tissue slides past tissue there may be no volume ratio, of the truth either.
     mask = torch.from_numpy(unfolded(truth, unfolded(own, unfolded(truth, lungs))))
