@@ -23,6 +23,9 @@ EXTREME, EXTREME_AMBER = 10.0, 1e-3
 INVERSE_AMBER = 0.5
 AGREEMENT_RED, AGREEMENT_AMBER = 0.5, 0.75
 WORSE = 0.02
+#: mm between landmarks after registration that want an explanation, and the share of the way before that says that
+#: they have hardly come nearer.
+FAR, HARDLY = 5.0, 0.8
 #: Least similarity after registration. Real pairs of hippocampi, brains and lungs reach more; noise, or a heart on a
 #: hippocampus, mostly do not.
 FLOOR = {"local_correlation": 0.18, "correlation": 0.5, "mutual_information": 0.25}
@@ -187,7 +190,9 @@ def verdict(quality: dict[str, Any], warnings: list[str], judged_by: str) -> dic
     if points:
         before, after = points["before_mm"]["mean"], points["after_mm"]["mean"]
         text = f"{points['count']} landmarks are {before:.1f} → {after:.1f} mm apart"
-        (red if after > before else good).append(text)
+        text += "; are both lists in one order, and in LPS mm?" if after > min(FAR, before) else ""
+        # Landmarks that stay away as they were are no landmarks of one another, or the registration has failed.
+        (red if after > before or after > max(FAR, HARDLY * before) else amber if after > FAR else good).append(text)
 
     color = "red" if red else "amber" if amber else "green"
     return {"color": color, "reasons": [*red, *amber] if color != "green" else good, "checks_passed": good}
@@ -207,6 +212,6 @@ def _likeness(similarity: dict[str, Any], judged_by: str) -> tuple[str, str]:
         return "red", f"the images are less alike than before {change}"
     if after < FLOOR[judged_by]:
         return "amber", f"the images have little in common even after registration {change}"
-    if before is not None and after <= before:
+    if before is not None and round(after, 2) <= round(before, 2):
         return "amber", f"the images are no more alike than before {change}"
     return "green", f"the images are more alike {change}"

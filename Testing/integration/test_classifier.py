@@ -57,14 +57,14 @@ def person(folder: Path, seed: int, diseased: bool, bent: float = 1.0) -> dict[s
     tensor = torch.from_numpy(np.moveaxis(vectors, -1, 0)[None].copy())
     field = sitk.DisplacementFieldTransform(sitk.Cast(vector_image(tensor, grid), sitk.sitkVectorFloat64))
     values = -800 * (lungs > 0) + rng.normal(0, 20, grid.shape)
-    for name, image in (("image", values.astype(np.int16)), ("lungs", lungs)):
+    values = values.astype(np.int16)
+    for name, image in (("image", values), ("other", values), ("lungs", lungs)):
         files.write_image(scalar_image(image, grid), folder / f"{name}_{seed}.nii.gz")
     files.write_transform(field, folder / f"motion_{seed}.h5")
-    image = f"image_{seed}.nii.gz"
     return {
         "case": f"p{seed}",
-        "fixed": image,
-        "moving": image,
+        "fixed": f"image_{seed}.nii.gz",
+        "moving": f"other_{seed}.nii.gz",
         "fixed_labels": f"lungs_{seed}.nii.gz",
         "diagnosis": "diseased" if diseased else "healthy",
         "split": "test" if seed % 4 == 3 else "train",
@@ -237,11 +237,13 @@ def test_all_problems_of_a_cohort_are_told_at_once(cohort, tmp_path):
     rows[3]["split"] = "validation"
     rows[5]["case"] = rows[4]["case"]
     rows[7]["fixed"] = rows[6]["fixed"]
+    rows[8]["moving"] = rows[8]["fixed"]
     done = child("train-classifier", "--cohort", write(tmp_path / "bad.csv", rows), "--output", tmp_path / "run")
     assert done.returncode == 2 and not (tmp_path / "run").exists()
     for said in (
-        *("6 problems", "diagnosis 'ill'", "nowhere.h5: no such transform", "no fixed", "split 'validation'"),
+        *("7 problems", "diagnosis 'ill'", "nowhere.h5: no such transform", "no fixed", "split 'validation'"),
         "is an image of case 'p6' and of case 'p7'",
+        "is both the fixed and the moving image",
     ):
         assert said in done.stderr
     assert "an earlier row has the case 'p4' too" in done.stderr

@@ -331,6 +331,7 @@ def test_on_paper_it_is_the_same(expansion):
 
 def test_options_that_cannot_be(expansion, refused, tmp_path):
     both = of(expansion)
+    refused("lung", "--inhale", both[1], "--exhale", both[1], words=("inhale and exhale are the same scan",))
     refused(
         "lung", *both, "--transform", expansion / "from_inhale.tfm", "--refine", 3, words=("transform", "refinement")
     )
@@ -342,10 +343,11 @@ def test_options_that_cannot_be(expansion, refused, tmp_path):
     refused("lung", *both, "--inhale-points", "missing.csv", words=("both images",))
     image = sitk.ReadImage(str(expansion / "inhale_Doe_John.nii.gz"))
     head = sitk.GaussianSource(sitk.sitkFloat32, image.GetSize(), [8.0] * 3, [n / 2 for n in image.GetSize()])
-    sitk.WriteImage(head, str(tmp_path / "mri.nii.gz"))
+    for name in ("mri", "again"):
+        sitk.WriteImage(head, str(tmp_path / f"{name}.nii.gz"))
     at_exhale = of(expansion, labels=False)[2:]
     refused("lung", "--inhale", tmp_path / "mri.nii.gz", *at_exhale, words=("no CT numbers", "--inhale-labels"))
-    both = ("--inhale", tmp_path / "mri.nii.gz", "--exhale", tmp_path / "mri.nii.gz")
+    both = ("--inhale", tmp_path / "mri.nii.gz", "--exhale", tmp_path / "again.nii.gz")
     refused("lung", *both, words=("inhale", "lung-breathing", "--inhale-labels"))
 
 
@@ -396,6 +398,8 @@ def test_labels_that_are_not_what_they_seem(expansion):
         told(sitk.Cast(single, sitk.sitkUInt8), labels[1])
     with pytest.raises(InputError, match="every voxel is 1, which outlines nothing"):
         told(labels[0], with_values(labels[1], np.ones_like))
+    with pytest.raises(InputError, match="inhale: the label map leaves nothing outside the lungs"):
+        told(with_values(labels[0], lambda values: values + np.uint8(1)), labels[1])
     swapped = with_values(labels[1], lambda values: np.array([0, 2, 1], np.uint8)[values])
     assert any("1 and 2 lie the other way round" in text for text in told(labels[0], swapped)["warnings"])
     names = {1: "right lung", 2: "left lung"}

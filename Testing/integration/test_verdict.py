@@ -47,6 +47,11 @@ def alike(local: tuple[float, float], whole: tuple[float, float]) -> dict:
     )
 
 
+def marked(before: float, after: float) -> dict:
+    """Good figures but for landmarks so many mm apart."""
+    return changed("landmarks", {"count": 4, "before_mm": {"mean": before}, "after_mm": {"mean": after}})
+
+
 @pytest.mark.parametrize(
     ("figures", "warnings", "color", "word"),
     [
@@ -88,6 +93,10 @@ def alike(local: tuple[float, float], whole: tuple[float, float]) -> dict:
         (changed("labels.after.mean_dice", 0.3), [], "red", "Dice 0.50 → 0.30"),
         (changed("labels", {"before": {"mean_dice": 0.0}, "after": {"mean_dice": 0.0}}), [], "red", "the same values?"),
         (changed("landmarks.after_mm.mean", 9.0), [], "red", "4 landmarks are 5.0 → 9.0 mm apart"),
+        (marked(50.0, 7.0), [], "amber", "landmarks are 50.0 → 7.0 mm apart; are both lists in one order, and in LPS"),
+        (marked(122.0, 120.0), [], "red", "landmarks are 122.0 → 120.0 mm apart; are both lists in one order"),
+        (marked(4.5, 4.0), [], "green", "landmarks are 4.5 → 4.0 mm apart"),
+        (changed("similarity.local_correlation", {"before": 0.251, "after": 0.253}), [], "amber", "no more alike"),
         (GOOD, ["fixed image: too large"], "amber", "fixed image: too large"),
         (changed("regularity.folded_share", 0.02), ["odd"], "red", "odd"),
     ],

@@ -128,6 +128,28 @@ def test_lungs_of_a_label_map_bring_the_names_of_their_own_colors(worker, scene,
     assert [row["region"] for row in review.report["regions"]][1:3] == regions
 
 
+def test_a_transform_of_several_steps_is_reviewed_as_it_is(worker, scene, pair, breathing, tmp_path):
+    """What the command line writes, a matrix after a displacement grid, is the same map in a node, and reviewed."""
+    nodes, result = breathing
+    grid = volumes.itk_transform(result.nodes["transform"])()
+    steps = sitk.CompositeTransform(3)
+    shift = sitk.AffineTransform(3)
+    shift.Rotate(0, 1, 0.02)
+    shift.SetTranslation((1.0, -2.0, 0.5))
+    steps.AddTransform(shift)
+    steps.AddTransform(sitk.CompositeTransform(grid).GetBackTransform())
+    sitk.WriteTransform(steps, str(tmp_path / "transform.h5"))
+    node, storage = (scene.AddNewNodeByClass(f"vtkMRMLTransform{kind}Node") for kind in ("", "Storage"))
+    storage.SetFileName(str(tmp_path / "transform.h5"))
+    assert storage.ReadData(node)
+    place = pair.fixed.TransformIndexToPhysicalPoint([n // 2 for n in pair.fixed.GetSize()])
+    there = volumes.itk_transform(node)().TransformPoint(place)
+    np.testing.assert_allclose(there, steps.TransformPoint(place), atol=1e-4)
+    assert np.linalg.norm(np.subtract(there, grid.TransformPoint(place))) > 1  # mm
+    run = lung.LungRun(worker, scene, results.SceneResult(nodes={"transform": node}), *nodes.values())
+    assert run.wait().report["regions"]
+
+
 def test_what_cannot_be_reviewed(worker, scene, breathing):
     nodes, result = breathing
     with pytest.raises(InputError, match="'inhale' or 'exhale'"):

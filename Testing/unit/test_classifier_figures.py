@@ -162,3 +162,16 @@ def test_a_person_unlike_the_cohort_is_told(rng):
     assert 30 < np.median(percentiles) < 70 and (percentiles > 99).mean() < 0.06
     assert likeness.percentile(10 + 12 * mixing[0]) > 99
     np.testing.assert_array_equal(likeness.precision, likeness_of(cohort, tuple("abcdef")).precision)
+
+
+def test_what_figures_come_to():
+    def told(value, low, high):
+        return {"auc": {"value": value, "score": [low, high]}}
+
+    good = {"cross_validation": {"network": told(0.9, 0.7, 0.98), "baseline": told(0.8, 0.6, 0.9)}}
+    assert figures.worth(good) == []
+    poor = good | {"test": {"network": told(0.69, 0.33, 0.94), "baseline": told(1.0, 0.7, 1.0)}}
+    said = figures.worth(poor)
+    assert len(said) == 2 and all("on people who were held out" in text for text in said)
+    assert "no" in said[0] and "better than chance" in said[0] and "0.69, 0.33 to 0.94" in said[0]
+    assert "AUC 1.00 beside 0.69" in said[1]

@@ -157,10 +157,10 @@ def test_it_abstains_where_it_is_worth_no_more_than_chance(answer):
     ).line("x")
 
 
-def test_a_baseline_that_says_otherwise_is_told(answer):
+def test_it_abstains_where_the_baseline_says_otherwise(answer):
     against = answer([3.0] * 5, measures=(0.2, 1.2))  # logit 0.5 - 2
-    assert against.warnings == ["the regional measures say otherwise (0.18)"] and not against.abstained
-    assert "by regional measures alone 0.18" in against.line("x") and answer([3.0] * 5).warnings == []
+    assert against.reasons == ["the regional measures say otherwise (0.18)"] and against.abstained
+    assert "by regional measures alone 0.18" in against.line("x") and not answer([3.0] * 5).abstained
 
 
 def test_what_speaks_against_the_scans_is_told(answer):

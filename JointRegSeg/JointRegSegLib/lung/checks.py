@@ -126,7 +126,8 @@ def cut_off(scan: Scan) -> list[str]:
                 found.append(_FACES["LPS"[main] if normal[main] > 0 else "RAI"[main]])
     if not found:
         return []
-    return [f"{scan.name}: the lungs are cut off at the {' and '.join(found)} border of the image; volumes miss a part"]
+    where = "every" if len(found) == len(_FACES) else f"the {' and '.join(found)}"
+    return [f"{scan.name}: the lungs are cut off at {where} border of the image; volumes miss a part"]
 
 
 def _thickness(scan: Scan) -> float:

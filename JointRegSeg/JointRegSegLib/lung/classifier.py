@@ -89,7 +89,7 @@ class Answer:
         low, high = self.interval
         said = f"{name}: probability of disease {self.probability:.2f} (95 % interval {low:.2f} to {high:.2f})"
         said += f", by regional measures alone {self.baseline:.2f}"
-        said += f", unlike the training cohort: percentile {self.unlike:.0f}"
+        said += f", unlike the training cohort: percentile {self.unlike:.1f}"
         said += ", driven by " + (", ".join(entry["zone"] for entry in self.zones) or "no zone of the lungs")
         if self.abstained:
             said = f"{name}: ABSTAINS, for {'; '.join(self.reasons)} ({said.partition(': ')[2]})"
@@ -171,10 +171,9 @@ class Classifier:
             reasons.append("the registration's verdict is red")
         zones = driving_zones(on_voxels, pair, probability - 0.5)
         baseline = self._baseline(measured)
-        told = [*warnings]
         if (baseline - 0.5) * (probability - 0.5) < 0:
-            told.append(f"the regional measures say otherwise ({baseline:.2f})")
-        return Answer(probability, (low, high), baseline, unlike, reasons, zones, told, on_voxels)
+            reasons.append(f"the regional measures say otherwise ({baseline:.2f})")
+        return Answer(probability, (low, high), baseline, unlike, reasons, zones, [*warnings], on_voxels)
 
     def _chance(self) -> list[str]:
         """Whether the networks are worth no more than chance, as far as their own cross-validation can tell."""

@@ -92,7 +92,7 @@ _DENSITY = (
     ("specific_air_change", "Specific air change", 1, 3),
     *((f"{title}, %", f"{title[0].upper()}{title[1:]}, %", 1, 1) for title in RESPONSES.values()),
 )
-_SHARES = "Shares are of the volume at inhale. No error is known of densities."
+_SHARES = "Shares are of the volume at inhale. No error is known of what densities alone tell."
 _NO_CT = "not available: the scans are no CT in HU"
 
 

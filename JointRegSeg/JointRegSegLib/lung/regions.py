@@ -12,8 +12,8 @@ from ..geometry import Grid
 
 #: Depth of the peel below the lung's surface in mm; the core lies deeper.
 PEEL = 15.0
-#: Voxels of lung below which nothing can be told of it.
-FEWEST = 100
+#: Voxels of lung below which nothing can be told of it, and share of the image of which lungs are never more.
+FEWEST, MOST = 100, 0.95
 WHOLE = "lungs"
 #: Parts of all lungs, whatever is labeled.
 ZONES = ("upper zone", "middle zone", "lower zone", "ventral half", "dorsal half", "peel", "core")
@@ -25,6 +25,11 @@ def require_lungs(labels: np.ndarray, name: str) -> None:
     if count < FEWEST:
         what = f"but {count} voxel{'s' * (count > 1)} of lung" if count else "no lung"
         raise InputError(f"{name} holds {what}; draw the lungs, and give the values of lungs or lobes", "names")
+    if count > MOST * labels.size:
+        raise InputError(
+            f"{name} leaves nothing outside the lungs, where it has to be 0; or give the values of lungs alone",
+            "names",
+        )
 
 
 def regions(labels: np.ndarray, grid: Grid, names: Mapping[int, str], peel: float = PEEL) -> dict[str, np.ndarray]:

@@ -166,6 +166,11 @@ def review(
     if names and inhale_lungs is None and exhale_lungs is None:
         raise InputError("names belong to label maps, of which none was given", "lungs")
     check_options(transform=transform, **options)
+    if (
+        all(isinstance(scan, str | Path) for scan in (inhale, exhale))
+        and Path(inhale).resolve() == Path(exhale).resolve()
+    ):
+        raise InputError("inhale and exhale are the same scan; give two phases of breathing")
     began = time.perf_counter()
     given = {"inhale": (inhale, inhale_lungs, inhale_points), "exhale": (exhale, exhale_lungs, exhale_points)}
     tell(progress, "reading", 0.0)

@@ -118,7 +118,10 @@ def _add_errors(
         inside = parts[row["region"]]
         weights = exhaled[inside]
         for name in measures.MEASURES:
-            own = measures.mean_deviation(errors[name][inside], weights, float(weights.sum()), length)
+            if name == "displacement":  # an error of all points alike, which no derivative has, is not averaged away
+                own = uncertainty.displacement
+            else:
+                own = measures.mean_deviation(errors[name][inside], weights, float(weights.sum()), length)
             common = uncertainty.volume * abs(np.average(growths[name][inside], weights=weights))
             row[f"{name}_error"] = float(np.hypot(own, common))
             if name == "ventilation":

@@ -133,8 +133,8 @@ class Registrar:
         Parameters
         ----------
         result : SceneResult or vtkMRMLTransformNode or None
-            A registration of this module, or any linear or displacement grid transform that applied to the moving
-            volume brings it onto the fixed one. None: the two volumes are registered, lungs sliding along the wall.
+            A registration of this module, or any transform of matrices and displacement grids that brings the moving
+            volume onto the fixed one when applied to it. None: the two are registered, lungs sliding along the wall.
         fixedNode, movingNode : vtkMRMLScalarVolumeNode, optional
             The two scans; by default those of the result.
         fixedIs : 'inhale' or 'exhale'
@@ -169,6 +169,8 @@ class Registrar:
                 raise InputError(f"{name} is a dictionary, not {given!r}")
         if result is not None and fixedNode is None and movingNode is None:
             fixedNode, movingNode = lung.scans(result)
+        if fixedNode is None or movingNode is None:
+            raise InputError("a review needs both scans, fixedNode and movingNode")
         run = self.startReview(result, fixedNode, movingNode, fixedIs, lungs, points, patient, options)
         return run.wait(progress)
 

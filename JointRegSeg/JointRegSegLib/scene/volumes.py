@@ -186,22 +186,32 @@ def itk_transform(node: slicer.vtkMRMLTransformNode) -> Callable[[], sitk.Transf
     Raises
     ------
     InputError
-        If it is neither linear nor a displacement grid, or under another transform.
+        If it is made of anything but matrices and displacement grids, or under another transform.
     """
     name = f"transform '{node.GetName()}'"
     if node.GetParentTransformNode() is not None:
         raise InputError(f"{name}: is under another transform; harden or remove that")
-    if node.IsLinear():
-        matrix = vtk.vtkMatrix4x4()
-        node.GetMatrixTransformFromParent(matrix)
-        lps = FLIP @ to_numpy(matrix) @ FLIP
+    whole = node.GetTransformFromParent()
+    single = not isinstance(whole, vtk.vtkGeneralTransform)
+    count = 1 if single else whole.GetNumberOfConcatenatedTransforms()
+    steps = [_step(whole if single else whole.GetConcatenatedTransform(i), name) for i in range(count)]
+    # VTK names first what acts first, ITK last.
+    return lambda: sitk.CompositeTransform(
+        [make() for make in reversed(steps)] or [sitk.Transform(3, sitk.sitkIdentity)]
+    )
+
+
+def _step(transform: vtk.vtkAbstractTransform, name: str) -> Callable[[], sitk.Transform]:
+    if isinstance(transform, vtk.vtkLinearTransform):
+        lps = FLIP @ to_numpy(transform.GetMatrix()) @ FLIP
         affine = sitk.AffineTransform(3)
         affine.SetMatrix(lps[:3, :3].ravel().tolist())
         affine.SetTranslation(lps[:3, 3].tolist())
         return lambda: affine
-    grid = node.GetTransformFromParent()
-    if not isinstance(grid, slicer.vtkOrientedGridTransform) or grid.GetDisplacementGrid() is None:
-        raise InputError(f"{name}: is no displacement grid; convert it in the module Transforms")
+    grid = transform
+    forward = isinstance(grid, slicer.vtkOrientedGridTransform) and not grid.GetInverseFlag()
+    if not forward or grid.GetDisplacementGrid() is None:
+        raise InputError(f"{name}: is no displacement grid from parent; convert it in the module Transforms")
     data = grid.GetDisplacementGrid()
     vectors = vtk_to_numpy(data.GetPointData().GetScalars()).reshape(*reversed(data.GetDimensions()), 3)
     scale = np.array([-1.0, -1.0, 1.0]) * grid.GetDisplacementScale()

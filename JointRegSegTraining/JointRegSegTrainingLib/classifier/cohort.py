@@ -107,6 +107,8 @@ def look(path: Path, needed: Sequence[str] = REQUIRED) -> tuple[list[Pair], list
         if split not in SPLITS:
             problems.append(f"split '{split}' is none of {', '.join(SPLITS)}")
         problems += [f"{place}: no such {key} file" for key, place in places.items() if place and not place.exists()]
+        if places["fixed"] and places["moving"] and places["fixed"].resolve() == places["moving"].resolve():
+            problems.append(f"{places['fixed']}: is both the fixed and the moving image; give two phases of breathing")
         taken.add(case.lower())
         if problems:
             refused.append(Refused(number, case, problems))

@@ -53,6 +53,25 @@ def figures(diseased: np.ndarray, probability: np.ndarray, seed: int = 0) -> dic
     return out
 
 
+def worth(found: dict[str, Any]) -> list[str]:
+    """What the figures of the networks, beside those of the regional measures, come to: sentences for a reader."""
+    out = []
+    for part, title in (("cross_validation", "in cross-validation"), ("test", "on people who were held out")):
+        if part not in found:
+            continue
+        area, other = (found[part][who]["auc"] for who in ("network", "baseline"))
+        if area["score"][0] <= 0.5:
+            out.append(
+                f"The networks are not shown to be better than chance {title} (AUC {area['value']:.2f}, "
+                f"{area['score'][0]:.2f} to {area['score'][1]:.2f})."
+            )
+        if other["value"] > area["value"]:
+            out.append(
+                f"The regional measures alone do better {title}: AUC {other['value']:.2f} beside {area['value']:.2f}."
+            )
+    return out
+
+
 def _resampled(diseased: np.ndarray, seed: int, count: int = RESAMPLED) -> Iterator[np.ndarray]:
     """Indices of cohorts drawn from a cohort, with as many of each diagnosis."""
     rng = np.random.default_rng(seed)

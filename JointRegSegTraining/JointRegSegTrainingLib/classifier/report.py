@@ -15,6 +15,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
+from .figures import worth
+
 COLORS = {"network": "#14507a", "baseline": "#b35c00"}
 TITLES = {"network": "five networks", "baseline": "logistic regression on regional measures"}
 _PARTS = {
@@ -56,6 +58,7 @@ def write(path: Path, card: dict[str, Any], found: dict[str, Any], rows: list[di
         training=training,
         facts=f"Registered by {training['registration']}; {_verdicts(found['verdicts'])}.",
         made=_made(card),
+        worth=worth(found),
         parts=[_part(key, found[key]) for key in _PARTS if key in found],
         plots=[_roc(rows), _calibration(found["reliability"]), *_permutation(found)],
         chance=_chance(found["permutation"]),
@@ -147,7 +150,7 @@ def _roc(rows: list[dict[str, Any]]) -> Plot:
             label = f"{TITLES[who]}, {'held out' if split == 'test' else 'cross-validated'}"
             axes.step(false, true, where="post", color=color, linestyle=style, linewidth=1.6, label=label)
     axes.set_aspect("equal")
-    axes.legend(frameon=False, fontsize=7.5, loc="lower right")
+    axes.legend(frameon=False, fontsize=7.5, loc="lower center", bbox_to_anchor=(0.5, 1.0))  # off the curves
     return Plot("Receiver operating characteristic", _png(figure))
 
 

@@ -222,7 +222,7 @@ def lines(found: dict[str, Any]) -> list[str]:
     for who, told in found["permutation"].items():
         if told["count"]:
             out.append(f"permutation test, {who}: p = {told['p']:.3f} ({told['count']} shuffled cohorts)")
-    return [*out, "Intervals hold 95 %. Research use only."]
+    return [*out, *figures.worth(found), "Intervals hold 95 %. Research use only."]
 
 
 def _range(interval: Sequence[float]) -> str:
