@@ -156,6 +156,20 @@ def test_answers_have_doubts_and_a_map(trained, cohort, tmp_path):
         assert (values[~inside] == 0).all() and (values[inside] != 0).mean() > 0.9
 
 
+def test_people_of_the_training_cohort_are_known_again(trained, cohort, tmp_path):
+    with cohort.open() as stream:
+        rows = {row["case"]: row for row in csv.DictReader(stream) if row["case"] in ("p2", "p3")}
+    places = ("fixed", "moving", "fixed_labels", "transform")
+    own = [row | {key: str(cohort.parent / row[key]) for key in places} for row in rows.values()]
+    table = write(tmp_path / "own.csv", own)
+    words = ("--bundle", trained[0] / "bundle", "--cohort", table, "--output", tmp_path / "answers")
+    assert child("classify", *words).returncode == 0
+    for case, split in (("p2", "train"), ("p3", "test")):
+        told = json.loads((tmp_path / "answers" / case / "answer.json").read_text())
+        assert rows[case]["split"] == split
+        assert any("trained on this person" in text for text in told["warnings"]) == (split == "train")
+
+
 def test_what_is_not_its_own_stays(trained, cohort, tmp_path):
     """Neither an answer nor a bundle takes the place of anything else, wherever a case's name may lead."""
     thesis = tmp_path / "answers" / "p100" / "thesis.txt"

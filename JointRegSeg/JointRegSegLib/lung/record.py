@@ -66,7 +66,7 @@ def record(
                 "type": scan.image.GetPixelIDTypeAsString(),
                 **scan.tags,
                 "lungs": origins[phase],
-                "sha256": _checksum(sources[phase][0]),
+                "sha256": checksum(sources[phase][0]),
             }
             for phase, scan in scans.items()
         },
@@ -97,7 +97,7 @@ def _verdict(verdict: Mapping[str, Any], failures: list[str], warnings: list[str
     return {**verdict, "color": color, "reasons": reasons}
 
 
-def _checksum(source: ImageSource) -> str:
+def checksum(source: ImageSource) -> str:
     """SHA-256 of a file, of a folder's files one after the other by name, or of the voxels of an image in memory."""
     digest = hashlib.sha256()
     if isinstance(source, sitk.Image):

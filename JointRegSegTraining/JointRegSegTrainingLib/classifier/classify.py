@@ -12,6 +12,7 @@ from JointRegSegLib.deformation import scalar_image
 from JointRegSegLib.errors import JointRegSegError, OutputError
 from JointRegSegLib.lung.classifier import Answer, Classifier
 from JointRegSegLib.lung.occlusion import as_image
+from JointRegSegLib.lung.record import checksum
 from JointRegSegLib.output import check_free, complete_or_nothing
 
 from . import prepare
@@ -87,7 +88,10 @@ def _check_folder(folder: Path, pairs: Sequence[Pair]) -> None:
 def _judged(classifier: Classifier, pair: Pair, transform: Path, verdict: str | None, place: Path) -> Answer:
     check_free(place, True, names=(ANSWER, MAP), report=ANSWER)
     lungs = prepare.measured(pair, transform)
-    answer = classifier.answer(lungs, verdict, *doubts(pair, files.read_transform(transform), lungs))
+    unfit, warnings = doubts(pair, files.read_transform(transform), lungs)
+    if {checksum(path) for path in (pair.fixed, pair.moving)} & set(classifier.card["training"].get("seen", ())):
+        warnings.insert(0, "the networks were trained on this person: the answer says nothing of how good they are")
+    answer = classifier.answer(lungs, verdict, unfit, warnings)
     grid = files.grid_of(files.read_image(pair.fixed, values=False))
     with complete_or_nothing(place) as partial:
         told = {"case": pair.case, **answer.told}

@@ -14,6 +14,7 @@ import torch
 from JointRegSegLib.errors import InputError, OutputError
 from JointRegSegLib.lung.classifier import CARD, WEIGHTS, Classifier, likeness_entry, sigmoid, write_classifier
 from JointRegSegLib.lung.features import Recipe
+from JointRegSegLib.lung.record import checksum
 from JointRegSegLib.output import check_free
 
 from ..cohort import listed
@@ -143,6 +144,8 @@ def train_classifier(
             "people": int(train.sum()),
             "diseased": int(y.sum()),
             "registration": settings.model,
+            # By which `classify` knows them again, without a name.
+            "seen": [checksum(path) for p in pairs if p.split == "train" for path in (p.fixed, p.moving)],
             **{key: getattr(schedule, key) for key in ("epochs", "batch", "rate", "halving", "seed")},
         },
         "figures": {},
