@@ -31,8 +31,9 @@ test: $(VENV)/ready lint $(if $(filter Darwin,$(shell uname)),,$(OLDER)/ready)
 		--no-loadscope-reorder --cov --cov-report= --durations=20 # the longest come first
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest Testing/unit Testing/scene Testing/widget -n 2 --dist loadfile \
 		--cov --cov-append --cov-report=term:skip-covered --cov-fail-under=90 --durations=20
-	test ! -e $(OLDER)/ready || PYTHONPATH=$(CURDIR)/$(OLDER) $(BIN)/python -m pytest Testing/scene \
-		--ignore Testing/scene/test_runs.py --ignore Testing/scene/test_registrar.py # which compute, above all
+	test ! -e $(OLDER)/ready || OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/$(OLDER) $(BIN)/python -m pytest Testing/scene \
+		-n 2 --dist loadfile --ignore Testing/scene/test_runs.py --ignore Testing/scene/test_registrar.py \
+		--deselect Testing/scene/test_sample_data.py::test_the_command_that_makes_the_pictures_makes_them # which compute
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
