@@ -23,6 +23,8 @@ from .subjects import Subject
 #: What a checkpoint holds, and seconds after which there is a new one at the latest.
 _STATE = ("network", "average", "optimizer", "generator", "step", "sums", "counted")
 KEEP = 300.0
+#: Voxels along each side on which a network is tried.
+LEAST = 32
 
 
 def build(plan: Plan) -> RegistrationNetwork:
@@ -56,10 +58,12 @@ def build(plan: Plan) -> RegistrationNetwork:
     return network
 
 
-def _try(network: RegistrationNetwork, plan: Plan) -> None:
+def require_computable(network: RegistrationNetwork, plan: Plan) -> None:
     """Raise `InputError` if a network cannot compute: some values come to light only when it does."""
-    # As small as may be, for the plan's own lattice would take as long as a step.
-    shape = [min(n, 4 * network.divisor) for n in plan.preprocessing.size[::-1]]
+    # As small as may be, for the plan's own lattice would take as long as a step; but of a single voxel, which a
+    # network may come down to, no layer that normalizes knows the deviation.
+    enough = network.divisor * max(4, -(-LEAST // network.divisor))
+    shape = [min(n, enough) for n in plan.preprocessing.size[::-1]]
     images = torch.randn(2, 1, plan.preprocessing.channels, *shape, generator=torch.Generator().manual_seed(0))
     try:
         with torch.no_grad():
@@ -176,7 +180,7 @@ class Trainer:
         self.device = torch.device(device) if self.accelerator.num_processes == 1 else self.accelerator.device
         self.scheme = scheme_of(plan, train, references, self.device)
         self.network = build(plan)
-        _try(self.network, plan)
+        require_computable(self.network, plan)
         if start is not None:
             if type(start) is not type(self.network):
                 kinds = {kind: name for name, kind in NETWORKS.items()}

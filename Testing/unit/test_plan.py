@@ -245,3 +245,10 @@ def test_published_networks_are_the_papers(name, paper, keys):
     assert next(shapes) == next(shapes)
     for key in keys:
         assert getattr(network, key) == getattr(published, key)
+
+
+def test_a_network_that_comes_down_to_few_voxels_is_tried_on_enough_of_them():
+    """Of a single voxel, to which a registration alone comes down on the smallest lattice, there is no deviation."""
+    changes = ("arguments={classes: 0, normalized: true}", "annotated_share=0", "complete=false", "weights.overlap=0")
+    made_of = from_entries(read_entries(find("deepatlas-brain"), changes), "deepatlas-brain")
+    trainer.require_computable(trainer.build(made_of), made_of)
