@@ -99,7 +99,7 @@ def test_half_precision_moves_points_by_hundredths_of_a_voxel(name, system, tmp_
     (pair,) = held_out(bundle, system, 1, tmp_path)
     # The middle of what the network sees, where that is much: processors without half precision take minutes for it.
     size = bundle.preprocessing.size
-    size = [n // 32 * 16 for n in size] if np.prod(size) > 8e4 else list(size)
+    size = [n // 32 * 16 for n in size] if np.prod(size) > 1e5 else list(size)
     work = bundle.manifest["preprocessing"] | {"size": size}
     bundle = replace(bundle, manifest=bundle.manifest | {"preprocessing": work})
     volumes = [Volume(*files.to_tensor(files.read_image(pair[side]))) for side in ("fixed", "moving")]

@@ -148,6 +148,10 @@ def test_a_transform_of_several_steps_is_reviewed_as_it_is(worker, scene, pair, 
     assert np.linalg.norm(np.subtract(there, grid.TransformPoint(place))) > 1  # mm
     run = lung.LungRun(worker, scene, results.SceneResult(nodes={"transform": node}), *nodes.values())
     assert run.wait().report["regions"]
+    turned = scene.AddNewNodeByClass("vtkMRMLTransformNode", "turned")  # the same the other way round
+    turned.SetAndObserveTransformToParent(node.GetTransformFromParent())
+    with pytest.raises(InputError, match="no displacement grid from parent"):
+        volumes.itk_transform(turned)
 
 
 def test_what_cannot_be_reviewed(worker, scene, breathing):

@@ -76,6 +76,11 @@ def test_errors_only_where_something_is_known():
     )
 
 
+def test_an_error_of_displacement_may_be_that_of_all_points():
+    row = table(*breath(True, uncertainty=Uncertainty(0.5, 0.1)))[0]  # of many correlation lengths
+    assert row["displacement_error"] == pytest.approx(0.5) and row["log_jacobian_error"] < 0.5
+
+
 def test_what_outlines_and_expansion_differ_by_does_not_average_out():
     sure, shared = (table(*breath(True, uncertainty=Uncertainty(0.5, 1.0, volume)))[0] for volume in (0, 0.03))
     assert shared["ventilation_error"] == pytest.approx(

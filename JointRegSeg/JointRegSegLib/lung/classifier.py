@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -178,7 +178,7 @@ class Classifier:
     def _chance(self) -> list[str]:
         """Whether the networks are worth no more than chance, as far as their own cross-validation can tell."""
         area = self.card["figures"].get("cross_validation", {}).get("network", {}).get("auc")
-        if area is None or area["score"][0] > 0.5:
+        if area is None or above_chance(area):
             return []
         low, high = area["score"]
         return [
@@ -191,6 +191,11 @@ class Classifier:
         x = np.array([measured[name] for name in entry["names"]])
         z = (x - np.array(entry["center"])) / np.array(entry["scale"])
         return float(sigmoid(z @ np.array(entry["coefficients"]) + entry["intercept"]))
+
+
+def above_chance(area: Mapping[str, Any]) -> bool:
+    """Whether an AUC, with its 95 % ``score`` interval, is shown to be better than 0.5."""
+    return area["score"][0] > 0.5
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:

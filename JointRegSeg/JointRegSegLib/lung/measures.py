@@ -68,11 +68,14 @@ class Measure(Description):
         (Expansion, Uncertainty) → (n,) deviation of the values, to first order.
     growth : callable
         Expansion → (n,) derivative of the values by ln J where all directions stretch alike.
+    common : bool
+        Whether the error may be that of all points alike, which no mean takes away.
     """
 
     compute: Callable[[Expansion], np.ndarray]
     error: Callable[[Expansion, Uncertainty], np.ndarray]
     growth: Callable[[Expansion], np.ndarray]
+    common: bool = False
 
 
 def anisotropy(expansion: Expansion) -> np.ndarray:
@@ -147,6 +150,7 @@ MEASURES: dict[str, Measure] = {
         lambda e: np.linalg.norm(e.motion, axis=1),
         lambda e, u: np.full(len(e.motion), u.displacement),
         lambda e: np.zeros(len(e.motion)),
+        common=True,
     ),
 }
 

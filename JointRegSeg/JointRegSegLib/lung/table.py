@@ -117,11 +117,9 @@ def _add_errors(
     for row in rows:
         inside = parts[row["region"]]
         weights = exhaled[inside]
-        for name in measures.MEASURES:
-            if name == "displacement":  # an error of all points alike, which no derivative has, is not averaged away
-                own = uncertainty.displacement
-            else:
-                own = measures.mean_deviation(errors[name][inside], weights, float(weights.sum()), length)
+        for name, measure in measures.MEASURES.items():
+            apart = np.inf if measure.common else length
+            own = measures.mean_deviation(errors[name][inside], weights, float(weights.sum()), apart)
             common = uncertainty.volume * abs(np.average(growths[name][inside], weights=weights))
             row[f"{name}_error"] = float(np.hypot(own, common))
             if name == "ventilation":

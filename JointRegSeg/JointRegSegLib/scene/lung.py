@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import slicer
 
 from .. import dicom
@@ -184,8 +183,9 @@ def _names_of(node: slicer.vtkMRMLLabelMapVolumeNode) -> dict[int, str]:
     table = display.GetColorNode() if display else None
     if table is None or not table.IsA("vtkMRMLColorTableNode") or table.GetType() != table.User:
         return {}
-    found = {int(value): table.GetColorName(int(value)) for value in np.unique(volumes.values_of(node)) if value > 0}
-    return found if all(found.values()) and "(none)" not in found.values() else {}
+    highest = int(node.GetImageData().GetScalarRange()[1])  # looking at each voxel would hold up the window
+    names = {value: table.GetColorName(value) for value in range(1, highest + 1)}
+    return {value: f"label {value}" if name in (None, "", "(none)") else name for value, name in names.items()}
 
 
 def _labels_of(node: slicer.vtkMRMLSegmentationNode, known: Mapping[int, str]) -> tuple[sitk.Image, dict[int, str]]:

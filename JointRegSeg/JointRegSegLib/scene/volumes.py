@@ -191,14 +191,20 @@ def itk_transform(node: slicer.vtkMRMLTransformNode) -> Callable[[], sitk.Transf
     name = f"transform '{node.GetName()}'"
     if node.GetParentTransformNode() is not None:
         raise InputError(f"{name}: is under another transform; harden or remove that")
-    whole = node.GetTransformFromParent()
-    single = not isinstance(whole, vtk.vtkGeneralTransform)
-    count = 1 if single else whole.GetNumberOfConcatenatedTransforms()
-    steps = [_step(whole if single else whole.GetConcatenatedTransform(i), name) for i in range(count)]
+    steps = _steps(node.GetTransformFromParent(), name)
     # VTK names first what acts first, ITK last.
     return lambda: sitk.CompositeTransform(
         [make() for make in reversed(steps)] or [sitk.Transform(3, sitk.sitkIdentity)]
     )
+
+
+def _steps(transform: vtk.vtkAbstractTransform, name: str) -> list[Callable[[], sitk.Transform]]:
+    """Of a transform in RAS mm, makers of what acts one after the other in LPS mm."""
+    transform.Update()  # before which an inverse does not know that it is one
+    if isinstance(transform, vtk.vtkGeneralTransform):
+        parts = [transform.GetConcatenatedTransform(i) for i in range(transform.GetNumberOfConcatenatedTransforms())]
+        return [step for part in parts for step in _steps(part, name)]
+    return [_step(transform, name)]
 
 
 def _step(transform: vtk.vtkAbstractTransform, name: str) -> Callable[[], sitk.Transform]:

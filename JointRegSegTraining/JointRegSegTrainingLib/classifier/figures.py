@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from JointRegSegLib.lung.classifier import sigmoid
+from JointRegSegLib.lung.classifier import above_chance, sigmoid
 from scipy.optimize import brentq, minimize
 from scipy.stats import binomtest, norm
 from sklearn.metrics import brier_score_loss
@@ -60,7 +60,7 @@ def worth(found: dict[str, Any]) -> list[str]:
         if part not in found:
             continue
         area, other = (found[part][who]["auc"] for who in ("network", "baseline"))
-        if area["score"][0] <= 0.5:
+        if not above_chance(area):
             out.append(
                 f"The networks are not shown to be better than chance {title} (AUC {area['value']:.2f}, "
                 f"{area['score'][0]:.2f} to {area['score'][1]:.2f})."
