@@ -9,8 +9,6 @@ has come to its end. With all people labeled the networks apart are the upper bo
 altogether, also of that first registration, labeled 0, beside which the paper tells what one label gains; p is that of
 a one-sided Mann-Whitney U test against the networks apart, with a false discovery rate of 0.05 controlled over all
 tests of the table.
-
-Brains are brought onto the first one by affine maps before all else, as in the paper, and learned at 3.1 mm.
 """
 
 from __future__ import annotations
@@ -21,7 +19,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from aligned import align
 from JointRegSegTrainingLib import plan
 from scipy.stats import false_discovery_control, mannwhitneyu
 from trainings import Figures, Table, Trainings, bundle, call, figures, parser
@@ -73,9 +70,6 @@ def main() -> int:
         print(f"few_labels: no {source}; give --data or set JOINTREGSEG_DATA", file=sys.stderr)
         return 2
     found, trainings = {}, Trainings(SYSTEMS[arguments.system], arguments.set)
-    if arguments.system == "brain":
-        settings = plan.from_entries(plan.read_entries(SYSTEMS["brain"]), arguments.system)
-        source = align(source, arguments.output / "aligned", settings.preprocessing)
     cohort, steps = _cohort(source, arguments, None), round(arguments.steps * FIRST.share)
     first = trainings.train(arguments.output / FIRST.name, cohort, steps, FIRST.changes)
     found[0, APART] = figures(first, arguments.pairs)

@@ -13,22 +13,18 @@ import torch
 from JointRegSegLib import catalog, models
 from JointRegSegLib.deformation import scalar_image
 from JointRegSegLib.geometry import Grid
-from JointRegSegLib.preprocess import Preprocessing
 from JointRegSegTrainingLib import cohort
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import ablation
-import aligned
 import breaths
 import document
 import few_labels
 import lung_cohort
 import trainings
 from cohorts import COHORTS
-from drawn import blob
 from revision import revision
-from scipy.spatial.transform import Rotation
 
 
 def test_what_is_installed_is_measured(monkeypatch):
@@ -152,38 +148,6 @@ def test_hippocampi_are_cut_out_of_brains_on_one_side(tmp_path):
     np.testing.assert_allclose(cut[0], cut[1], atol=12)  # sampled elsewhere
     # The last index grows to the patient's right; the outer side of a left one is the left.
     assert np.argwhere(cut[1] > 50).mean(0)[2] < (ablation.CROP[0] - 1) / 2 - 3
-
-
-def test_people_are_brought_onto_the_first_one(tmp_path):
-    """Balls of a person who is turned, larger and elsewhere lie on those of the first, between oblique grids."""
-    balls = {(0, 0, 0): 14.0, (26, 4, -6): 7.0, (-8, 24, 10): 8.0, (4, -10, 26): 6.0}
-    turn = Rotation.from_euler("xyz", (8, -6, 10), degrees=True).as_matrix()
-    people = {"a": (np.eye(3), np.zeros(3)), "b": (1.15 * turn, np.array([40.0, -25, 12]))}
-    for number, (name, (linear, shift)) in enumerate(people.items()):
-        affine = np.eye(4)
-        oblique = Rotation.from_euler("xyz", (5 - 9 * number, 4, 3 * number), degrees=True).as_matrix()
-        affine[:3, :3] = oblique * ((2.0, 2.5, 3.0) if number else (2.5, 2.5, 2.0))
-        affine[:3, 3] = shift - affine[:3, :3] @ np.array((28, 26, 24))
-        grid = Grid((57, 53, 49), affine)
-        image, labels = 0.0, 0.0
-        for value, (center, radius) in enumerate(balls.items(), 1):
-            ball = sitk.GetArrayFromImage(blob(grid, linear @ np.array(center) + shift, radius))
-            image, labels = image + ball * (1 + value / 4), np.where(ball > np.exp(-0.5), value, labels)
-        for kind, values in (("images", image.astype(np.float32)), ("labels", labels.astype(np.uint8))):
-            (tmp_path / "source" / kind).mkdir(parents=True, exist_ok=True)
-            sitk.WriteImage(scalar_image(values, grid), str(tmp_path / "source" / kind / f"{name}.nii.gz"))
-    mass = Preprocessing((8, 8, 8), (1, 1, 1), alignment="mass")
-    out = aligned.align(tmp_path / "source", tmp_path / "out", mass)
-    first, second = (sitk.ReadImage(str(out / "labels" / f"{name}.nii.gz")) for name in "ab")
-    assert second.GetDirection() == first.GetDirection() and second.GetSpacing() == first.GetSpacing()
-    a, b = (sitk.GetArrayFromImage(x) for x in (first, second))
-    np.testing.assert_array_equal(a, sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "source/labels/a.nii.gz"))))
-    for value in range(1, 5):
-        places = [first.TransformContinuousIndexToPhysicalPoint(np.argwhere(x == value).mean(0)[::-1]) for x in (a, b)]
-        assert np.linalg.norm(np.subtract(*places)) < 2  # mm, less than a voxel is long; of 40 and more before
-    before = (out / "labels" / "b.nii.gz").stat().st_mtime_ns
-    aligned.align(tmp_path / "source", out, mass)
-    assert (out / "labels" / "b.nii.gz").stat().st_mtime_ns == before
 
 
 def test_trainings_go_on_and_stop_in_time(tmp_path, monkeypatch):
