@@ -30,6 +30,8 @@ SMOOTHNESS = 0.2
 #: Voxels that the longest side of the lattice has to keep at the coarsest resolution, which is left out otherwise: deep
 #: breaths need it, and small structures would be lost in it. With fewer no two starts can be told apart, either.
 LEAST_SIDE = 12
+#: By how many voxels the inverse of a network's answer may miss; what follows makes it exact on its own lattice.
+ABOUT = 0.05
 #: Of an affine map, the share of its volume to which it brings the fixed image, below which nothing can be right.
 COLLAPSED = 1e-3
 
@@ -115,7 +117,9 @@ def by_model(
     device, progress = settings.device, settings.progress
     if settings.align:
         preprocessing = replace(preprocessing, alignment=settings.align)
-    network = load(bundle)
+    # Convolutions of a CPU are faster by up to a fifth so; what it does to those of a GPU was not measured.
+    layout = torch.channels_last_3d if device.type == "cpu" else torch.contiguous_format
+    network = load(bundle).to(device, memory_format=layout)
     tell(progress, "network", 0.0)
     require_overlap(fixed.grid, moving.grid, preprocessing.alignment)
     inputs = {}
@@ -130,9 +134,9 @@ def by_model(
     with torch.inference_mode():
         images = inputs["moving"].to(device), inputs["fixed"].to(device)
         if refine and objective.turn:
-            answer = averaged(network.to(device), *images, objective.turn, lattice.spacing[::-1], progress)
+            answer = averaged(network, *images, objective.turn, lattice.spacing[::-1], progress)
         else:
-            answer = network.to(device).infer(*images)
+            answer = network.infer(*images)
         disagreement = None
         if answer.backward is not None:
             disagreement = float(fields.round_trip(answer.there, answer.back, lattice).nanmean())
@@ -145,7 +149,7 @@ def by_model(
             linear = fields.then_affine(torch.zeros_like(forward), answer.affine)
             moved, backward = fields.warp(moved, linear), None  # for it undoes the affine part, too
         if backward is None:
-            backward = fields.invert(forward)
+            backward = fields.invert(forward, tolerance=ABOUT)
         probabilities = {
             "fixed": answer.fixed_segmentation.softmax(1) if answer.fixed_segmentation is not None else None,
             "moving": answer.moving_segmentation.softmax(1) if answer.moving_segmentation is not None else None,

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def pairs() -> list[dict[str, Path]]:
-    chosen = random_pairs(models.find(MODEL).manifest["training"]["held_out"], 8, seed=2)
+    chosen = random_pairs(models.find(MODEL).manifest["training"]["held_out"], 6, seed=2)
     return [
         {
             "fixed": DATA / "images" / f"{fixed}.nii.gz",

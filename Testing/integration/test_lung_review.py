@@ -185,7 +185,7 @@ def test_dicom_names_the_patient_only_if_asked_to(expansion, tmp_path, dicom_wri
     transform = expansion / "from_inhale.tfm"
     found = review(series["inhale"], series["exhale"], transform=transform)
     assert any("B70f (inhale) and B30f (exhale)" in text for text in found.report["warnings"])
-    assert any(text.startswith("inhale: slices of 5 mm") for text in found.report["warnings"])
+    assert any(text.startswith("inhale and exhale: slices of 5 mm") for text in found.report["warnings"])
     assert found.report["verdict"]["color"] != "green"
     assert "patient" not in found.report and "Doe" not in json.dumps(found.report)
     assert not any("one person" in text for text in found.report["warnings"])

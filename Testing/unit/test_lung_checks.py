@@ -80,6 +80,8 @@ def test_slices():
     # What the header says may be more than the distance of overlapping slices.
     found = checks.slices(scan(grid=thin, **{"slice thickness": "3"}), scan("exhale", grid=thin), ct=True)
     assert [text[:6] for text in found] == ["inhale", "slices"] and "3 mm" in found[0]
+    (text,) = checks.slices(scan(grid=thick), scan("exhale", grid=thick), ct=True)
+    assert text.startswith("inhale and exhale: slices of 5 mm")
 
 
 def test_kernels_by_name():

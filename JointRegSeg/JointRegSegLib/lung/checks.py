@@ -142,10 +142,13 @@ def _thickness(scan: Scan) -> float:
 def slices(inhale: Scan, exhale: Scan, ct: bool) -> list[str]:
     """Thick slices, of which MRI has no others, and slices of different thickness."""
     thick = {scan.name: _thickness(scan) for scan in (inhale, exhale)}
+    by_value: dict[str, list[str]] = {}
+    for name, value in thick.items():
+        if ct and value > THICK + 1e-3:
+            by_value.setdefault(f"{value:.3g}", []).append(name)
     out = [
-        f"{name}: slices of {value:.3g} mm, thicker than {THICK:g} mm, blur what lies between them"
-        for name, value in thick.items()
-        if ct and value > THICK + 1e-3
+        f"{' and '.join(names)}: slices of {value} mm, thicker than {THICK:g} mm, blur what lies between them"
+        for value, names in by_value.items()
     ]
     if max(thick.values()) > APART * min(thick.values()):
         told = " and ".join(f"{value:.3g} mm ({name})" for name, value in thick.items())

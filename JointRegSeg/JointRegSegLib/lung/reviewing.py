@@ -188,7 +188,10 @@ def review(
             f"names that were given only tell which labels at {other} are lung"
         )
     if BY_MODEL in origins.values():
-        unlike.append(f"the lungs were {BY_MODEL}, which is never perfect: look at the outlines before the figures")
+        unlike.append(
+            f"the scans hold no HU (MRI, or CT in other units), so the lungs were {BY_MODEL}, which is never perfect: "
+            "look at the outlines before the figures"
+        )
     tell(progress, "measuring", 0.0)
     grid = registration.deformation.grid
     labels = _on(fixed.lungs, fixed.grid, grid)
