@@ -16,6 +16,8 @@ from JointRegSegTrainingLib.cohort import random_pairs
 DATA = Path(os.environ.get("JOINTREGSEG_DATA", "")) / "hippocampus"
 MODEL = "symmetric-hippocampus"
 LABELS = (1, 2)
+#: Pairs of what takes seconds for each.
+SOME = 6
 
 pytestmark = pytest.mark.skipif(
     not os.environ.get("JOINTREGSEG_DATA") or not DATA.is_dir(),
@@ -25,7 +27,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def pairs() -> list[dict[str, Path]]:
-    chosen = random_pairs(models.find(MODEL).manifest["training"]["held_out"], 6, seed=2)
+    chosen = random_pairs(models.find(MODEL).manifest["training"]["held_out"], 8, seed=2)
     return [
         {
             "fixed": DATA / "images" / f"{fixed}.nii.gz",
@@ -52,7 +54,7 @@ def test_network_alone_aligns_and_segments_unseen_people(pairs):
 
 @pytest.fixture(scope="module")
 def refined(pairs) -> list:
-    return [register(**pair, model=MODEL, refine=REFINE_STEPS) for pair in pairs]
+    return [register(**pair, model=MODEL, refine=REFINE_STEPS) for pair in pairs[:SOME]]
 
 
 def test_refinement_is_accurate_and_regular(refined):
@@ -68,7 +70,7 @@ def test_refined_inverse_is_within_half_a_voxel_at_worst(refined):
 
 def test_generic_needs_no_training(pairs):
     # Crops that share no frame: their middles are the best first guess.
-    results = [register(**pair, align="center") for pair in pairs]
+    results = [register(**pair, align="center") for pair in pairs[:SOME]]
     assert np.mean([dice(r, r.warped_labels) for r in results]) > 0.70
 
 
