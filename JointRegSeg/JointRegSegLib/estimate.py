@@ -139,13 +139,13 @@ def by_model(
         if answer.backward is not None:
             disagreement = float(fields.round_trip(answer.there, answer.back, lattice).nanmean())
         # The affine part joins the one that the images begin with; what is left is a displacement alone.
-        moved = images[0]
-        forward, backward = answer.forward, answer.backward
+        linear, forward, backward = None, answer.forward, answer.backward
         if answer.affine is not None:
             matrix = np.vstack([answer.affine[0].double().cpu().numpy(), [0, 0, 0, 1]])
             initial = partner.array_affine @ matrix @ np.linalg.inv(lattice.array_affine)
             linear = fields.then_affine(torch.zeros_like(forward), answer.affine)
-            moved, backward = fields.warp(moved, linear), None  # for it undoes the affine part, too
+            if backward is not None:  # its way back undoes the affine part, too, which is done again first
+                backward = fields.compose(answer.back, linear)
         if backward is None:
             backward = fields.invert(forward, tolerance=ABOUT)
         probabilities = {
@@ -158,8 +158,10 @@ def by_model(
     tell(progress, "network", 1.0)
     if refine and not objective.anew:
         classes = {k: None if v is None else v[:, 1:].clone() for k, v in probabilities.items()}
-        if answer.affine is not None and classes["moving"] is not None:
-            classes["moving"] = fields.warp(classes["moving"], linear)
+        moved = images[0]
+        if linear is not None:
+            moved = fields.warp(moved, linear)
+            classes["moving"] = None if classes["moving"] is None else fields.warp(classes["moving"], linear)
         forward, backward = from_network(
             *preprocessing.comparable(moved.clone(), images[1].clone()),
             forward.clone(),

@@ -124,8 +124,14 @@ def air_share(hu: Values) -> Values:
 
 def _zscore(image: torch.Tensor, resampled: torch.Tensor) -> torch.Tensor:
     low, span = image.min(), image.max() - image.min()
-    values = (image[image > low] - low) / span  # so that squares neither vanish nor overflow, whatever the unit
-    return (((resampled - low) / span - values.mean()) / values.std().clamp_min(1e-6)).clamp(-5, 5)
+    # Of what is above the minimum, which sums leave out by themselves; in units of the span, so that squares neither
+    # vanish nor overflow.
+    values = (image - low) / span
+    count = int((values > 0).sum())
+    mean = values.sum(dtype=torch.float64) / count
+    variance = (values.square().sum(dtype=torch.float64) - count * mean**2) / max(count - 1, 1)
+    deviation = variance.clamp_min(1e-12).sqrt()
+    return (((resampled - low) / span - mean.float()) / deviation.float()).clamp(-5, 5)
 
 
 def _ct_windows(image: torch.Tensor, resampled: torch.Tensor) -> torch.Tensor:
