@@ -132,7 +132,8 @@ def measured(pairs: list[Pair], folder: Path, wanted: list[str] | None = None) -
                 lines.append(["", name, *figures(pair, place / pair.name), f"{seconds[pair.name]:.1f}"])
     said = f"landmarks and lungs of {len(pairs)} pairs; seconds are the estimation's, on {torch.get_num_threads()} CPU "
     said += "threads, or, of the others, the whole registration's"
-    return Table("Lungs and livers that breathe", said, ["pair", "method", *FIGURES, "seconds"], lines)
+    title = "Lungs and livers that breathe" + (f": {' and '.join(wanted)}" if wanted else "")
+    return Table(title, said, ["pair", "method", *FIGURES, "seconds"], lines)
 
 
 def write(pairs: list[Pair], path: Path, slide: bool = False) -> Path:
