@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import random
 import re
 from collections import defaultdict
@@ -256,6 +257,7 @@ def random_pairs(
 ) -> list[tuple[str, str]]:
     """``count`` pairs (moving, fixed) of images, spread evenly over them; the same for the same seed.
 
+    No pair comes twice: of few people there may be fewer than were asked for.
     ``owners`` says whose each image is, each its own where it is None; two of one person are never paired.
 
     Raises
@@ -266,9 +268,9 @@ def random_pairs(
     owner = dict(zip(names, names if owners is None else owners, strict=True))
     if len(set(owner.values())) < 2:
         raise InputError("two subjects at least make a pair")
-    rng, out = random.Random(seed), []
-    while len(out) < count:
-        order = list(names)
-        rng.shuffle(order)
-        out += [(a, b) for a, b in zip(order, order[1:] + order[:1], strict=True) if owner[a] != owner[b]]
-    return out[:count]
+    order = list(names)
+    random.Random(seed).shuffle(order)
+    # In a circle, each with the next one, then each with the next but one, and so on: every pair once.
+    circles = (zip(order, order[step:] + order[:step], strict=True) for step in range(1, len(order)))
+    every = ((a, b) for a, b in itertools.chain.from_iterable(circles) if owner[a] != owner[b])
+    return list(itertools.islice(every, count))

@@ -159,7 +159,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.description = "Figures of a training run's network alone, on random pairs of held-out subjects."
     parser.add_argument("--run", dest="folder", type=Path, required=True, help="folder of the training run")
     parser.add_argument("--part", choices=("validation", "test"), default="test", help="of the cohort (test)")
-    parser.add_argument("--pairs", type=whole(1), default=60, help="random pairs to measure on (60)")
+    parser.add_argument("--pairs", type=whole(1), default=60, help="random pairs to measure on (60; of few subjects all)")
     parser.set_defaults(run=_evaluate)
 
 
@@ -171,6 +171,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     plan, rows, network = load_run(arguments.folder)
     held_out = subjects.load(part(rows, arguments.part), plan, arguments.folder)
     pairs = subjects.pairs_of(held_out, arguments.pairs)
+    print(f"{'pairs':<14}{len(pairs)}")
     for key, value in validate(network, held_out, pairs, plan).items():
         print(f"{key:<14}{value:.4f}")
     return 0

@@ -33,8 +33,7 @@ def held_out(model: models.Bundle, system: str, count: int, folder: Path) -> lis
     if not os.environ.get("JOINTREGSEG_DATA") or not source.is_dir():
         pytest.skip(f"JOINTREGSEG_DATA does not name a folder with {cohort.folder}/")
     people = model.manifest["training"]["held_out"]
-    pairs = list(dict.fromkeys(random_pairs(people, count, seed=2)))  # of few people some come twice
-    return read(prepare(cohort, source, folder, pairs))
+    return read(prepare(cohort, source, folder, random_pairs(people, count, seed=2)))
 
 
 @pytest.fixture(scope="module", params=BOUNDS)

@@ -70,8 +70,7 @@ class Cohort:
         seen_by_none = set.intersection(*(set(models.find(m).manifest["training"]["held_out"]) for m in self.models))
         if self.pairs:
             return list(self.pairs)[:count], 1
-        # Of few people some pairs come twice.
-        return list(dict.fromkeys(random_pairs(sorted(seen_by_none), count, seed=1))), len(seen_by_none)
+        return random_pairs(sorted(seen_by_none), count, seed=1), len(seen_by_none)
 
 
 COHORTS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,8 @@ def test_pairs():
     pairs = cohort.random_pairs(names, 21)
     assert pairs == cohort.random_pairs(names, 21) != cohort.random_pairs(names, 21, seed=1)
     assert all(moving != fixed for moving, fixed in pairs)
+    assert len(set(pairs)) == 21
+    assert sorted(cohort.random_pairs(names[:3], 9)) == sorted(itertools.permutations(names[:3], 2))
     for side in (0, 1):
         assert {name: sum(p[side] == name for p in pairs) for name in names} == dict.fromkeys(names, 3)
 
@@ -73,7 +76,9 @@ def test_images_of_one_subject_are_never_paired(cohort_folder):
     for subject, owner in zip(subjects, "aaabbc", strict=True):
         subject.owner = owner
     of = {s.name: s.owner for s in subjects}
-    assert all(of[moving] != of[fixed] for moving, fixed in pairs_of(subjects, 40))
+    pairs = pairs_of(subjects, 40)
+    assert all(of[moving] != of[fixed] for moving, fixed in pairs)
+    assert len(set(pairs)) == len(pairs) == 22  # all that there are
     scheme, generator = Pairs(PLAN, subjects, torch.device("cpu")), torch.Generator().manual_seed(0)
     drawn = [(int(m), int(f)) for _ in range(50) for m, f in zip(*scheme.draw(generator), strict=True)]
     assert all("aaabbc"[moving] != "aaabbc"[fixed] for moving, fixed in drawn)
