@@ -32,7 +32,7 @@ def apply_transform(
     Raises
     ------
     InputError
-        If a file is missing or unreadable, or an image comes without a reference.
+        If a file is missing or unreadable, an image comes without a reference, or nothing of it would be seen.
     OutputError
         If the output exists (without ``overwrite``) or cannot be written to.
     """
@@ -58,7 +58,20 @@ def apply_transform(
         image = files.read_image(source, values=False)
         default, interpolator = _lowest(image, source), sitk.sitkLinear
     carried = sitk.Resample(image, target, mapping, interpolator, default)
+    if not np.ptp(sitk.GetArrayViewFromImage(carried)) and not _reached(image, target, mapping):
+        raise InputError(
+            f"{source}: the transform leads no voxel of {reference} into it; give the image and the reference that the "
+            "transform is of"
+        )
     _replace(output, lambda path: files.write_image(carried, path))
+
+
+def _reached(image: sitk.Image, target: sitk.Image, mapping: sitk.Transform) -> bool:
+    """Whether any voxel of the target comes to lie in the image."""
+    whole = sitk.Image(image.GetSize(), sitk.sitkUInt8) + 1
+    whole.CopyInformation(image)
+    there = sitk.Resample(whole, target, mapping, sitk.sitkNearestNeighbor, 0.0)
+    return bool(sitk.GetArrayViewFromImage(there).any())
 
 
 def _lowest(image: sitk.Image, source: Path) -> float:

@@ -239,7 +239,7 @@ def _agreement(quality: dict[str, Any]) -> Table:
         "Segmentation agreement",
         ("Label", "Dice", "HD95 (voxels)"),
         rows,
-        "The moving segmentation, carried over, against the fixed one, both by the model. Dice: 1 is perfect; HD95: "
+        "The moving segmentation, carried over, against the fixed one; neither was drawn. Dice: 1 is perfect; HD95: "
         "distance that 95 % of the outlines keep, 0 is perfect.",
         "not available: the model does not segment",
     )

@@ -159,7 +159,9 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.description = "Figures of a training run's network alone, on random pairs of held-out subjects."
     parser.add_argument("--run", dest="folder", type=Path, required=True, help="folder of the training run")
     parser.add_argument("--part", choices=("validation", "test"), default="test", help="of the cohort (test)")
-    parser.add_argument("--pairs", type=whole(1), default=60, help="random pairs to measure on (60; of few subjects all)")
+    parser.add_argument(
+        "--pairs", type=whole(1), default=60, help="random pairs to measure on (60; of few subjects all)"
+    )
     parser.set_defaults(run=_evaluate)
 
 
@@ -211,10 +213,13 @@ def _export(arguments: argparse.Namespace) -> int:
 def add_pseudo_label(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``jointregseg pseudo-label``."""
     parser.description = (
-        "Let a model segment the training images of a cohort that nobody labeled, and write the cohort with these "
-        "labels. Run again to go on where it stopped."
+        "Let a model segment the training images of a cohort that nobody labeled, or carry over to them what people "
+        "drew in others, and write the cohort with these labels. Run again to go on where it stopped."
     )
-    parser.add_argument("--model", required=True, help="bundle (name or folder) that segments")
+    parser.add_argument("--model", required=True, help="bundle (name or folder) that segments; 'generic' carries over")
+    parser.add_argument(
+        "--atlases", type=whole(1), default=5, help="labeled images carried to each, which vote, by 'generic' (5)"
+    )
     parser.add_argument("--cohort", type=Path, required=True, help=COHORT)
     parser.add_argument("--output", type=Path, required=True, help="folder for cohort.csv and labels/")
     parser.add_argument("--device", choices=CHOICES, default="auto")
@@ -226,11 +231,15 @@ def _pseudo_label(arguments: argparse.Namespace) -> int:
     from JointRegSegLib import device, models
 
     from . import cohort
-    from .pseudo import label_cohort
+    from .pseudo import Carrying, Segmenting, label_cohort
 
-    rows, bundle = cohort.read(arguments.cohort), models.find(arguments.model)
-    with _progress(arguments.progress, "segmenting") as progress:
-        outcome = label_cohort(rows, bundle, arguments.output, device.choose(arguments.device), progress)
+    rows = cohort.read(arguments.cohort)
+    if arguments.model == models.GENERIC:
+        labeler = Carrying(rows, arguments.atlases, arguments.device)
+    else:
+        labeler = Segmenting(models.find(arguments.model), device.choose(arguments.device))
+    with _progress(arguments.progress, "labeling") as progress:
+        outcome = label_cohort(rows, labeler, arguments.output, progress)
     for warning in outcome.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print(f"{arguments.output / 'cohort.csv'}: {outcome.done} images labeled, {outcome.kept} kept from before")

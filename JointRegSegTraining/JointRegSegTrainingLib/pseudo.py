@@ -1,4 +1,4 @@
-"""Labels by a model where nobody drew any: the noisy labels that Estienne et al. 2020 train on."""
+"""Labels where nobody drew any: by a model, the noisy labels that Estienne et al. 2020 train on, or carried over."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Protocol
 
+import numpy as np
 import SimpleITK as sitk
 import torch
 from JointRegSegLib import domain, files, models
 from JointRegSegLib.errors import InputError, OutputError
 from JointRegSegLib.networks import RegistrationNetwork
-from JointRegSegLib.pipeline import segmentation_on
+from JointRegSegLib.pipeline import register_and_segment, segmentation_on
 
 from . import cohort
 from .evaluation import class_scores
@@ -30,45 +32,116 @@ class Outcome:
     warnings: tuple[str, ...] = ()
 
 
+class Labeler(Protocol):
+    """Who labels an image.
+
+    Attributes
+    ----------
+    name : str
+        What ``labeled_by`` says.
+    origin : dict
+        What decides about the labels: a folder holds those of one origin.
+    annotated : tuple of str or None
+        Names of the structures that it labels, None for all.
+    """
+
+    name: str
+    origin: dict[str, Any]
+    annotated: tuple[str, ...] | None
+
+    def __call__(self, row: cohort.Row) -> tuple[sitk.Image, list[str]]:
+        """Labels of an image on its own grid, and what is to be warned of, a sentence each."""
+        ...
+
+
+class Segmenting:
+    """A model segments."""
+
+    def __init__(self, bundle: models.Bundle, where: torch.device) -> None:
+        """Raise `InputError` if the model does not segment, `ModelError` if it cannot be loaded."""
+        if not bundle.label_values:
+            raise InputError(f"model '{bundle.name}' does not segment; choose one that does")
+        self.bundle, self.where, self.name = bundle, where, bundle.name
+        self.network = models.load(bundle).to(where)
+        self.origin = {"name": bundle.name, "sha256": bundle.manifest["sha256"]}
+        self.annotated = tuple(label["name"] for label in bundle.manifest["labels"])
+
+    def __call__(self, row: cohort.Row) -> tuple[sitk.Image, list[str]]:
+        """See `Labeler`."""
+        return segment(self.network, self.bundle, files.read_image(row.image), self.where, row.name)
+
+
+class Carrying:
+    """Registration by `generic` carries over what people drew in other training images, and these vote.
+
+    So the labels of one atlas, or of a few, come to all images of a cohort (multi-atlas segmentation, Heckemann et al.
+    2006); where as many vote for one label as for another, the atlas that is asked first decides.
+    """
+
+    def __init__(self, rows: Sequence[cohort.Row], count: int, where: str) -> None:
+        """``count`` drawn images, or all that there are, are carried to each; raise `InputError` if there is none."""
+        self.drawn = [row for row in rows if row.split == "train" and row.labels and not row.labeled_by]
+        if not self.drawn:
+            raise InputError("no training image of the cohort has labels that people drew, to be carried over")
+        known = {row.annotated for row in self.drawn}
+        if len(known) > 1:
+            raise InputError("labels of some structures in one image and of others in another cannot be carried over")
+        (self.annotated,) = known
+        self.count, self.where, self.name = count, where, models.GENERIC
+        self.origin = {"name": models.GENERIC, "atlases": count, "drawn": [row.name for row in self.drawn]}
+
+    def __call__(self, row: cohort.Row) -> tuple[sitk.Image, list[str]]:
+        """See `Labeler`; each image has its own choice of atlases, none of the same person while there are others."""
+        others = [drawn for drawn in self.drawn if drawn.subject != row.subject] or self.drawn
+        begin = sum(row.name.encode()) % len(others)  # so that all atlases count alike, the same in every run
+        carried, warnings = [], []
+        for atlas in (others[begin:] + others[:begin])[: self.count]:
+            found = register_and_segment(
+                row.image,
+                atlas.image,
+                models.GENERIC,
+                moving_labels=atlas.labels,
+                align="center",
+                device_name=self.where,
+            )
+            if found.verdict == "red":
+                warnings.append(f"{row.name}: the registration of {atlas.name} is doubtful; look at these labels")
+            carried.append(found.warped_labels)
+        return voted(carried), warnings
+
+
 def label_cohort(
     rows: Sequence[cohort.Row],
-    bundle: models.Bundle,
+    labeler: Labeler,
     folder: Path,
-    device: torch.device,
     progress: Callable[[float], None] | None = None,
 ) -> Outcome:
-    """Segment the training images of a cohort that have no labels.
+    """Label the training images of a cohort that have no labels.
 
     Writes ``labels/NAME.nii.gz``, each in one move so that a second call goes on where the first one stopped, and at
-    the end ``cohort.csv``, in which these images have the model's labels as annotated, and the model as ``labeled_by``.
-    Images to validate and to test on stay as they are: a model's own labels would measure nothing there.
+    the end ``cohort.csv``, in which these images have the labels as annotated, and whose they are as ``labeled_by``.
+    Images to validate and to test on stay as they are: labels that nobody drew would measure nothing there.
 
     Raises
     ------
     InputError
-        If nothing is to be labeled, an image cannot be read, or the folder holds labels of another model.
-    ModelError
-        If the model cannot be loaded.
+        If nothing is to be labeled, an image cannot be read, or the folder holds labels of another origin.
     """
     wanted = [row for row in rows if row.labels is None and row.split == "train"]
     if not wanted:
         raise InputError("every training image of the cohort has labels already")
-    if not bundle.label_values:
-        raise InputError(f"model '{bundle.name}' does not segment; choose one that does")
-    network = models.load(bundle).to(device)
-    _claim(folder, bundle)
-    names = tuple(label["name"] for label in bundle.manifest["labels"])
+    _claim(folder, labeler.origin)
     labeled, warnings, done = {}, [], 0
     for count, row in enumerate(wanted):
         path = folder / "labels" / f"{row.name}.nii.gz"
         if not path.is_file():
             part = path.with_name(f".{path.name}")
-            drawn, strange = segment(network, bundle, files.read_image(row.image), device, row.name)
+            drawn, strange = labeler(row)
             files.write_image(drawn, part)
             part.replace(path)
             warnings += strange
             done += 1
-        labeled[row] = replace(row, labels=path, annotated=names, labeled_by=bundle.name)
+        labeled[row] = replace(row, labels=path, annotated=labeler.annotated, labeled_by=labeler.name)
         if progress:
             progress((count + 1) / len(wanted))
     cohort.write(folder / "cohort.csv", [labeled.get(row, row) for row in rows])
@@ -97,9 +170,17 @@ def segment(
     return segmentation_on(found, lattice, image, bundle.label_values), warnings
 
 
-def _claim(folder: Path, bundle: models.Bundle) -> None:
-    """Make the folder, and refuse one with another model's labels."""
-    mark = {"name": bundle.name, "sha256": bundle.manifest["sha256"]}
+def voted(labels: Sequence[sitk.Image]) -> sitk.Image:
+    """The label that most of several maps on one grid have in a voxel, of equals that of the earliest map."""
+    maps = np.stack([sitk.GetArrayViewFromImage(image) for image in labels])
+    votes = np.stack([(maps == one).sum(0, dtype=np.uint8) for one in maps])
+    out = sitk.GetImageFromArray(np.take_along_axis(maps, votes.argmax(0)[None], 0)[0])
+    out.CopyInformation(labels[0])
+    return out
+
+
+def _claim(folder: Path, mark: dict[str, Any]) -> None:
+    """Make the folder, and refuse one with labels of another origin than ``mark``."""
     path = folder / ORIGIN
     try:
         (folder / "labels").mkdir(parents=True, exist_ok=True)
@@ -111,4 +192,4 @@ def _claim(folder: Path, bundle: models.Bundle) -> None:
     except ValueError:
         found = None
     if found != mark:
-        raise InputError(f"{path}: the folder holds labels of another model; choose another folder")
+        raise InputError(f"{path}: the folder holds labels of another model or cohort; choose another folder")

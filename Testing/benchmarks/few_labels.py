@@ -2,13 +2,14 @@
 
 A registration that has seen no labels is where all begin. For each number of labeled people, of the same split: both
 networks apart; from there the segmentation taught by the fixed registration (Semi-DeepAtlas), then both in turn; and,
-to compare with, both networks apart for as many further steps of each. In turn means two steps of the registration for
-one of the segmentation: the paper's 20 belong to trainings so long that a segmentation with a twentieth of the steps
-has come to its end. With all people labeled the networks apart are the upper bound. Everything is trained by
-`jointregseg train`, and goes on where it was when it is called again. Figures are those of people who were left out
-altogether, also of that first registration, labeled 0, beside which the paper tells what one label gains; p is that of
-a one-sided Mann-Whitney U test against the networks apart, with a false discovery rate of 0.05 controlled over all
-tests of the table.
+to compare with, both networks apart for as many further steps of each. With --carry the fixed registration of
+Semi-DeepAtlas is `generic` instead of the network, by `jointregseg pseudo-label`. In turn means two steps of the
+registration for one of the segmentation: the paper's 20 belong to trainings so long that a segmentation with a
+twentieth of the steps has come to its end. With all people labeled the networks apart are the upper bound. Everything
+is trained by `jointregseg train`, and goes on where it was when it is called again. Figures are those of people who
+were left out altogether, also of that first registration, labeled 0, beside which the paper tells what one label gains;
+p is that of a one-sided Mann-Whitney U test against the networks apart, with a false discovery rate of 0.05 controlled
+over all tests of the table.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from JointRegSegLib import models
 from JointRegSegTrainingLib import plan
 from scipy.stats import false_discovery_control, mannwhitneyu
 from trainings import Figures, Table, Trainings, bundle, call, figures, parser
@@ -63,6 +65,10 @@ def main() -> int:
     options.add_argument(
         "--set-taught", action="append", default=[], metavar="KEY=VALUE", help="of Semi-DeepAtlas and DeepAtlas alone"
     )
+    options.add_argument(
+        "--set-first", action="append", default=[], metavar="KEY=VALUE", help="of the first registration alone"
+    )
+    options.add_argument("--carry", action="store_true", help="`generic` teaches the segmentation of Semi-DeepAtlas")
     options.add_argument("--note", default="", help="what is told of these trainings in the table's title")
     arguments = options.parse_args()
     source = Path(arguments.data) / arguments.system
@@ -71,12 +77,14 @@ def main() -> int:
         return 2
     found, trainings = {}, Trainings(SYSTEMS[arguments.system], arguments.set)
     cohort, steps = _cohort(source, arguments, None), round(arguments.steps * FIRST.share)
-    first = trainings.train(arguments.output / FIRST.name, cohort, steps, FIRST.changes)
+    changes = (*arguments.set_first, *FIRST.changes)
+    first = trainings.train(arguments.output / FIRST.name, cohort, steps, changes)
     found[0, APART] = figures(first, arguments.pairs)
     for labeled in [*arguments.labeled, None]:
         cohort = _cohort(source, arguments, labeled)
         stages = _changed(STAGES, arguments.set_taught) if labeled is not None else STAGES[:2]
-        for name, run in _trained(trainings, cohort, bundle(first), arguments.steps, stages).items():
+        taught = _carried(cohort) if arguments.carry and labeled is not None else cohort
+        for name, run in _trained(trainings, cohort, taught, bundle(first), arguments.steps, stages).items():
             if name != BEGUN:
                 found[labeled, name] = figures(run, arguments.pairs)
     pairs = [{"labeled": n, "training": name, "pairs": rows} for (n, name), rows in found.items()]
@@ -96,19 +104,33 @@ def _cohort(source: Path, arguments: argparse.Namespace, labeled: int | None) ->
     return table
 
 
+def _carried(cohort: Path) -> Path:
+    """The cohort with labels that `generic` carries over from those whom people labeled to all others."""
+    folder = cohort.parent / "carried"
+    if not (folder / "cohort.csv").exists():
+        call("pseudo-label", "--model", models.GENERIC, "--cohort", cohort, "--output", folder)
+    return folder / "cohort.csv"
+
+
 def _changed(stages: tuple[Stage, ...], changes: list[str]) -> tuple[Stage, ...]:
     """With what is asked for of the trainings in which one network teaches the other: the paper's have lower rates."""
     taught = (TAUGHT, TOGETHER)
     return tuple(replace(s, changes=(*changes, *s.changes)) if s.name in taught else s for s in stages)
 
 
-def _trained(trainings: Trainings, cohort: Path, first: Path, steps: int, stages: tuple[Stage, ...]) -> dict[str, Path]:
-    """Run of each stage, which begins with the weights of the one that it goes on from, or with ``first``."""
+def _trained(
+    trainings: Trainings, cohort: Path, taught: Path, first: Path, steps: int, stages: tuple[Stage, ...]
+) -> dict[str, Path]:
+    """Run of each stage, which begins with the weights of the one that it goes on from, or with ``first``.
+
+    ``taught`` is the cohort that Semi-DeepAtlas learns from.
+    """
     runs: dict[str, Path] = {}
     for stage in stages:
         start = bundle(runs[stage.after]) if stage.after else first
         place = cohort.parent / stage.name
-        runs[stage.name] = trainings.train(place, cohort, round(steps * stage.share), stage.changes, start)
+        people = taught if stage.name == TAUGHT else cohort
+        runs[stage.name] = trainings.train(place, people, round(steps * stage.share), stage.changes, start)
     return runs
 
 

@@ -38,6 +38,15 @@ def test_labels(done, pair, shell, tmp_path):
     assert set(np.unique(array(output))) == {0, 1, 2}
 
 
+def test_an_image_that_the_transform_does_not_reach(done, pair, refused, tmp_path):
+    """Of another place: an image of nothing would be written without a word."""
+    away = sitk.ReadImage(str(pair["moving"]))
+    away.SetOrigin([value + 900 for value in away.GetOrigin()])
+    far = write(away, tmp_path / "far.nii.gz")
+    command = ["apply", "--transform", done / "transform.h5", "--reference", pair["fixed"], "--input", far]
+    refused(*command, words=("the transform leads no voxel of", "into it"))
+
+
 def test_the_other_way(done, pair, shell, tmp_path):
     """The fixed image on the moving one: the inverse of the transform."""
     output = tmp_path / "back.mha"

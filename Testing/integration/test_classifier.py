@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from JointRegSegLib import files
 from JointRegSegLib.deformation import scalar_image, vector_image
 from JointRegSegLib.geometry import Grid
 from JointRegSegTrainingLib.classifier import simulate
+from JointRegSegTrainingLib.classifier.classify import origin_doubts
+from JointRegSegTrainingLib.classifier.cohort import Pair
 from scipy.spatial.transform import Rotation
 
 HEADLESS = Path(__file__).resolve().parents[2] / "JointRegSegTraining" / "JointRegSegTraining.py"
@@ -168,6 +171,17 @@ def test_people_of_the_training_cohort_are_known_again(trained, cohort, tmp_path
         told = json.loads((tmp_path / "answers" / case / "answer.json").read_text())
         assert rows[case]["split"] == split
         assert any("trained on this person" in text for text in told["warnings"]) == (split == "train")
+
+
+def test_motion_of_another_origin_is_told():
+    """A transform that was given, beside a training on registrations, and the other way around."""
+    image, labels = Path("image.nii.gz"), Path("labels.nii.gz")
+    given = Pair("p", image, image, labels, transform=Path("truth.h5"))
+    registered = replace(given, transform=None)
+    card = {"people": 12, "registration": "generic"}
+    for pair, count, told in ((given, 12, 0), (given, 0, 1), (registered, 12, 1), (registered, 0, 0)):
+        assert len(origin_doubts(card | {"given_transforms": count}, pair)) == told
+    assert origin_doubts(card, registered) == []  # of a training that did not count them
 
 
 def test_what_is_not_its_own_stays(trained, cohort, tmp_path):

@@ -271,9 +271,11 @@ def test_a_poor_registration_is_doubted(expansion):
     poor.SetMatrix(half.ravel().tolist())
     poor.SetTranslation((MIDDLE - half @ MIDDLE - (0, 0, 40)).tolist())
     at = [expansion / f"{phase}_Doe_John.nii.gz" for phase in ("inhale", "exhale")]
-    warnings = review(*at, transform=poor).report["warnings"]
+    report = review(*at, transform=poor).report
+    assert report["verdict"]["color"] == "red"
+    warnings = report["warnings"]
     carried, own = (f"{4 / 3 * np.pi * 42 * 58 * 80 * 2 / 1000 * k:.0f}"[:2] for k in (RATIO**0.5, 1))
-    for words in ("overlap less", f"gives the lungs {carried}", f"outlines hold {own}", "mm apart", "in one frame"):
+    for words in ("overlap less", f"gives the lungs {carried}", f"outlines hold {own}", "in one frame"):
         assert any(words in text for text in warnings), (words, warnings)
 
 
@@ -405,6 +407,13 @@ def test_labels_that_are_not_what_they_seem(expansion):
     names = {1: "right lung", 2: "left lung"}
     sides = [text for text in told(labels[0], swapped, names=names)["warnings"] if "left" in text]
     assert len(sides) == 1 and sides[0].startswith("exhale")
+    typed = told(*labels, names={1: "right lung", 3: "left lung"})["warnings"]
+    assert any("no label map holds 3 (left lung); label 2 has no name" in text for text in typed)
+    assert any("the right one alone is named" in text for text in typed)
+    assert not any("named" in text or "no name" in text for text in told(*labels, names=names)["warnings"])
+    gray = with_values(labels[0], lambda values: np.arange(values.size, dtype=np.uint32).reshape(values.shape) % 99)
+    with pytest.raises(InputError, match="inhale: the label map holds 98 labels: is it an image"):
+        told(gray, labels[1])
     report = told(None, labels[1], names={1: "one", 2: "two"})
     assert [row["region"] for row in report["regions"]][1:3] == ["right lung", "left lung"]
     assert any("found by density" in note for note in report["notes"])

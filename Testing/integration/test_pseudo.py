@@ -11,9 +11,10 @@ import SimpleITK as sitk
 import torch
 from conftest import PLAN, small_grid, small_scene, tilted
 from JointRegSegLib import metrics, models
+from JointRegSegLib.deformation import scalar_image
 from JointRegSegLib.geometry import Grid
 from JointRegSegTrainingLib import cohort
-from JointRegSegTrainingLib.pseudo import segment
+from JointRegSegTrainingLib.pseudo import segment, voted
 from JointRegSegTrainingLib.subjects import load
 from samples import CENTER, array, label_map, volume, write
 
@@ -108,4 +109,39 @@ def test_a_folder_holds_the_labels_of_one_model(bundle, table, shell, tmp_path):
     manifest = {k: v for k, v in bundle.manifest.items() if k not in ("sha256", "requires")}
     other = models.write_bundle(tmp_path / "other", manifest | {"name": "other"}, models.load(bundle))
     code, _, error = shell(*command, other.folder)
-    assert code == 2 and "holds labels of another model; choose another folder" in error
+    assert code == 2 and "holds labels of another model or cohort; choose another folder" in error
+
+
+def test_what_people_drew_is_carried_over(table, shell, tmp_path):
+    """By registration, onto whatever grid; people who drew other structures are not mixed."""
+    out = tmp_path / "carried"
+    command = ["pseudo-label", "--model", "generic", "--cohort", table, "--output", out, "--device", "cpu"]
+    code, said, error = shell(*command, "--atlases", 2)
+    assert code == 0, error
+    assert "2 images labeled, 0 kept from before" in said
+    after = cohort.read(out / "cohort.csv")
+    for row in after[3:5]:
+        assert row.labeled_by == "generic" and row.annotated is None
+        drawn = array(label_map(small_scene(30), GRIDS[row.name]))
+        dice = metrics.dice(array(sitk.ReadImage(str(row.labels))), drawn, [1, 2])
+        assert min(dice.values()) > 0.65, dice
+    assert after[5].labels is None
+    code, _, error = shell(*command, "--atlases", 1)
+    assert code == 2 and "holds labels of another model or cohort" in error
+
+
+def test_what_cannot_be_carried_over(table, refused):
+    rows = cohort.read(table)
+    command = ("pseudo-label", "--model", "generic", "--cohort", table)
+    cohort.write(table, [replace(rows[0], annotated=("left blob",)), *rows[1:]])
+    refused(*command, words=("labels of some structures in one image and of others in another",))
+    cohort.write(table, [replace(row, labels=None) for row in rows])
+    refused(*command, words=("no training image", "labels that people drew"))
+
+
+def test_maps_vote():
+    grid = Grid.centered(CENTER, (4, 1, 1), (1, 1, 1), np.eye(3))
+    maps = [scalar_image(np.array([[row]], np.uint16), grid) for row in ([5, 1, 0, 7], [5, 2, 0, 300], [1, 3, 4, 300])]
+    assert array(voted(maps)).ravel().tolist() == [5, 1, 0, 300]  # three votes for three labels: the first map's
+    assert array(voted(maps[:1])).ravel().tolist() == [5, 1, 0, 7]
+    assert voted(maps).GetOrigin() == maps[0].GetOrigin()

@@ -73,6 +73,16 @@ def test_calibration_does_not_turn_answers_around_and_is_not_certain(rng):
     assert ((apart > 0.5) == (logits > 0))[sure].all()
 
 
+@pytest.mark.parametrize("healthy", (9, 8))
+def test_answers_that_tell_nothing_are_not_wrong_about_everybody(rng, healthy):
+    diseased = np.arange(9 + healthy) < 9
+    right = [
+        ((figures.calibrated_apart(rng.standard_normal(len(diseased)), diseased, n) > 0.5) == diseased).mean()
+        for n in range(40)
+    ]
+    assert np.mean(right) > 0.38 and min(right) > 0.15
+
+
 def test_shuffled_diagnoses(rng):
     diseased = np.arange(30) < 20
     answers = diseased + 0.1 * rng.standard_normal(30)

@@ -139,11 +139,18 @@ def test_one_lung_alone_is_told():
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "red", "told"),
-    [(0.9, 0.95, False, False), (0.98, 0.97, False, True), (0.9, 0.8, True, True), (0.2, 0.4, True, True)],
+    ("before", "after", "surfaces", "red", "told"),
+    [
+        (0.9, 0.95, 1.0, False, False),
+        (0.98, 0.97, 1.0, False, True),
+        (0.9, 0.8, 1.0, True, True),
+        (0.2, 0.7, 1.0, True, True),
+        (0.2, 0.8, 8.0, False, True),
+        (0.2, 0.8, 43.0, True, True),
+    ],
 )
-def test_overlap_that_is_lost_is_a_failure_and_a_little_less_a_doubt(before, after, red, told):
-    found = {"dice_before": before, "dice_after": after, "unseen_share": 0.0, "surfaces_mm": 1.0}
+def test_lungs_that_miss_each_other_are_a_failure_and_a_little_is_a_doubt(before, after, surfaces, red, told):
+    found = {"dice_before": before, "dice_after": after, "unseen_share": 0.0, "surfaces_mm": surfaces}
     found |= {"carried_ml": 3000.0, "expanded_ml": 3000.0, "segmented_ml": 3000.0}
     doubts = evidence.doubts(found, "exhale", 3500.0)
     assert bool(evidence.failed(found)) == red and len(evidence.failed(found) + doubts) == told

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -25,9 +25,11 @@ DISAGREE = 0.05
 #: Share of the breath by which outlines and expansion may disagree.
 BREATH = 0.15
 #: Dice of the lungs after registration below which it has failed, and by how much less than before.
-OVERLAP, WORSE = 0.5, 0.05
-#: Share of the lungs that may lie outside the other image, and mm between surfaces after registration.
-UNSEEN, SURFACES = 0.01, 3.0
+OVERLAP, WORSE = 0.75, 0.05
+#: Share of the lungs that may lie outside the other image.
+UNSEEN = 0.01
+#: mm between the lungs' surfaces after registration from which it is in doubt, and from which it has failed.
+SURFACES, LOST_SURFACES = 3.0, 15.0
 
 #: mm between the middles of two labels from right to left beyond which they are on different sides.
 ACROSS = 40.0
@@ -100,6 +102,20 @@ def alone(inhale: Scan, exhale: Scan, names: Mapping[int, str]) -> list[str]:
         f"no {lacking} was found in either scan, or one too small to tell: what is told of the lungs is told of the "
         f"{names[value]} alone"
     ]
+
+
+def named(drawn: Sequence[np.ndarray], names: Mapping[int, str]) -> list[str]:
+    """Whether label maps as they were drawn lack a value of ``names``, or have one side alone."""
+    there = {int(value) for labels in drawn for value in np.unique(labels) if value}
+    out = []
+    if lacking := [f"{value} ({name})" for value, name in names.items() if value not in there]:
+        others = ", ".join(map(str, sorted(there - set(names))[:20]))
+        more = f"; label {others} has no name and does not count" if others else ""
+        out.append(f"no label map holds {', '.join(lacking)}{more}")
+    sides = {side for value, name in names.items() for side in ("right", "left") if value in there and side in name}
+    if len(sides) == 1:
+        out.append(f"of the lungs the {sides.pop()} one alone is named: what is told of the lungs is told of it alone")
+    return out
 
 
 def order(inhale: Scan, exhale: Scan) -> list[str]:

@@ -94,6 +94,8 @@ def failed(evidence: Mapping[str, float]) -> list[str]:
         return [_LESS]
     if evidence["dice_after"] < checks.OVERLAP:
         return [f"after registration the lungs overlap by a Dice of {evidence['dice_after']:.2f} only"]
+    if evidence["surfaces_mm"] > checks.LOST_SURFACES:
+        return [_apart(evidence)]
     return []
 
 
@@ -104,9 +106,13 @@ def doubts(evidence: Mapping[str, float], other: str, own: float) -> list[str]:
     out += unseen(evidence["unseen_share"], other)
     out += volumes(evidence["carried_ml"], evidence["segmented_ml"], f"at {other}")
     out += ventilated(evidence["expanded_ml"], evidence["segmented_ml"], own, other)
-    if evidence["surfaces_mm"] > checks.SURFACES:
-        out.append(f"after registration the lungs' surfaces are {evidence['surfaces_mm']:.1f} mm apart")
+    if checks.SURFACES < evidence["surfaces_mm"] <= checks.LOST_SURFACES:
+        out.append(_apart(evidence))
     return out
+
+
+def _apart(evidence: Mapping[str, float]) -> str:
+    return f"after registration the lungs' surfaces are {evidence['surfaces_mm']:.1f} mm apart"
 
 
 def unseen(share: float, other: str) -> list[str]:

@@ -14,6 +14,8 @@ from ..geometry import Grid
 PEEL = 15.0
 #: Voxels of lung below which nothing can be told of it, and share of the image of which lungs are never more.
 FEWEST, MOST = 100, 0.95
+#: Labels of lungs, lobes or segments beyond which something else is meant.
+LABELS = 50
 WHOLE = "lungs"
 #: Parts of all lungs, whatever is labeled.
 ZONES = ("upper zone", "middle zone", "lower zone", "ventral half", "dorsal half", "peel", "core")
@@ -22,6 +24,11 @@ ZONES = ("upper zone", "middle zone", "lower zone", "ventral half", "dorsal half
 def require_lungs(labels: np.ndarray, name: str) -> None:
     """Raise `InputError` unless a label map, which the error calls ``name``, holds lungs and not but a few voxels."""
     count = int(np.count_nonzero(labels))
+    if (kinds := np.count_nonzero(np.unique(labels))) > LABELS:
+        raise InputError(
+            f"{name} holds {kinds} labels: is it an image? Give a label map, and the values of lungs or lobes in it",
+            "names",
+        )
     if count < FEWEST:
         what = f"but {count} voxel{'s' * (count > 1)} of lung" if count else "no lung"
         raise InputError(f"{name} holds {what}; draw the lungs, and give the values of lungs or lobes", "names")

@@ -187,6 +187,10 @@ def review(
             f"the lungs at {reference}, the reference, were {origins[reference]} and are named right and left; the "
             f"names that were given only tell which labels at {other} are lung"
         )
+    if transform is None and options.get("model", GENERIC) != GENERIC and not options.get("refine"):
+        unlike.append(
+            "the scans were registered by a network alone, which finds a part of the motion: refine for figures"
+        )
     if BY_MODEL in origins.values():
         unlike.append(
             f"the scans hold no HU (MRI, or CT in other units), so the lungs were {BY_MODEL}, which is never perfect: "
@@ -263,11 +267,12 @@ def _scans(
     images = {phase: files.read_image(given[phase][0], fill=fill, name=f"{phase} image") for phase in PHASES}
     # Beside a CT, something without its numbers is no MRI but a CT that was spoilt.
     ct = any(is_ct(sitk.GetArrayViewFromImage(image)) for image in images.values())
-    lungs, origins, unlike = {}, {}, []
+    lungs, origins, unlike, given_maps = {}, {}, [], []
     for phase, image in images.items():
         labels = given[phase][1]
         if labels is not None:
             drawn = sitk.GetArrayFromImage(files.read_labels(labels, image, phase))
+            given_maps.append(drawn)
             lungs[phase] = drawn if names is None else np.where(np.isin(drawn, list(names)), drawn, 0)
             require_lungs(lungs[phase], f"{phase}: the label map")
             origins[phase] = GIVEN
@@ -281,6 +286,7 @@ def _scans(
         seen, unlike = outline.outlined(list(images.values()), PHASES, device, progress)
         lungs |= {phase: mask for phase, mask in zip(PHASES, seen, strict=True) if phase in missing}
         origins |= dict.fromkeys(missing, BY_MODEL)
+    unlike += checks.named(given_maps, names) if names else []
     scans = {
         phase: Scan(phase, image, lungs[phase], files.tags(given[phase][0], dicom.TAGS))
         for phase, image in images.items()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from JointRegSegLib import files
 from JointRegSegLib.deformation import scalar_image
@@ -91,6 +92,7 @@ def _judged(classifier: Classifier, pair: Pair, transform: Path, verdict: str | 
     unfit, warnings = doubts(pair, files.read_transform(transform), lungs)
     if {checksum(path) for path in (pair.fixed, pair.moving)} & set(classifier.card["training"].get("seen", ())):
         warnings.insert(0, "the networks were trained on this person: the answer says nothing of how good they are")
+    warnings += origin_doubts(classifier.card["training"], pair)
     answer = classifier.answer(lungs, verdict, unfit, warnings)
     grid = files.grid_of(files.read_image(pair.fixed, values=False))
     with complete_or_nothing(place) as partial:
@@ -98,3 +100,16 @@ def _judged(classifier: Classifier, pair: Pair, transform: Path, verdict: str | 
         (partial / ANSWER).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
         files.write_image(scalar_image(as_image(answer.map, lungs, grid), grid), partial / MAP)
     return answer
+
+
+def origin_doubts(training: Mapping[str, Any], pair: Pair) -> list[str]:
+    """Whether the motion of a pair comes from elsewhere than that of all who were trained on."""
+    given = training.get("given_transforms")
+    if pair.transform is None and given == training["people"]:
+        return ["the networks learned from given transforms, this pair was registered: motion of the two may differ"]
+    if pair.transform is not None and given == 0:
+        return [
+            f"the networks learned from motion that {training['registration']} found, this transform was given: the "
+            "two may tell motion apart"
+        ]
+    return []

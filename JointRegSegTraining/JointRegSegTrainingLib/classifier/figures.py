@@ -10,9 +10,12 @@ from JointRegSegLib.lung.classifier import above_chance, sigmoid
 from scipy.optimize import brentq, minimize
 from scipy.stats import binomtest, norm
 from sklearn.metrics import brier_score_loss
+from sklearn.model_selection import StratifiedKFold
 
 #: Resampled cohorts for an interval.
 RESAMPLED = 2000
+#: Of people, to calibrate those of one by the others.
+FOLDS = 5
 Z = float(norm.ppf(0.975))
 
 
@@ -127,12 +130,17 @@ def calibration(logits: np.ndarray, diseased: np.ndarray, seed: int = 0, count: 
     return {"slope": slope, "intercept": intercept, "resampled": [list(pair) for pair in resampled]}
 
 
-def calibrated_apart(logits: np.ndarray, diseased: np.ndarray) -> np.ndarray:
-    """(n,) probability of each person by the calibration of all others."""
+def calibrated_apart(logits: np.ndarray, diseased: np.ndarray, seed: int = 0) -> np.ndarray:
+    """(n,) probability of each person by the calibration of others, in folds with about as many of each diagnosis.
+
+    Not of all others: without one person his or her diagnosis is rarer, and where answers tell nothing a calibration
+    that says how common each is would be wrong about everybody.
+    """
     out = np.zeros(len(logits))
-    for n in range(len(logits)):
-        slope, intercept = platt(np.delete(logits, n), np.delete(diseased, n))
-        out[n] = sigmoid(slope * logits[n] + intercept)
+    folds = min(FOLDS, int(diseased.sum()), int((~diseased).sum()))
+    for others, fold in StratifiedKFold(folds, shuffle=True, random_state=seed).split(logits, diseased):
+        slope, intercept = platt(logits[others], diseased[others])
+        out[fold] = sigmoid(slope * logits[fold] + intercept)
     return out
 
 

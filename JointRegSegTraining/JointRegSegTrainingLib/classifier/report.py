@@ -56,7 +56,7 @@ def write(path: Path, card: dict[str, Any], found: dict[str, Any], rows: list[di
         name=card["name"],
         notice=NOTICE,
         training=training,
-        facts=f"Registered by {training['registration']}; {_verdicts(found['verdicts'])}.",
+        facts=_verdicts(training, found["verdicts"]),
         made=_made(card),
         worth=worth(found),
         parts=[_part(key, found[key]) for key in _PARTS if key in found],
@@ -85,9 +85,11 @@ def _made(card: dict[str, Any]) -> list[str]:
     ]
 
 
-def _verdicts(counts: dict[str, int]) -> str:
+def _verdicts(training: dict[str, Any], counts: dict[str, int]) -> str:
     told = ", ".join(f"{n} {color}" for color, n in counts.items() if n)
-    return f"verdicts of all registrations: {told}"
+    if not any(counts[color] for color in ("green", "amber", "red")):
+        return "Nobody was registered: all transforms came with the cohort, and are taken as they are."
+    return f"Registered by {training['registration']}; verdicts of all registrations: {told}."
 
 
 def _part(key: str, told: dict[str, Any]) -> dict[str, Any]:

@@ -107,7 +107,7 @@ def train_classifier(
     calibration = figures.calibration(logits, y, seed)
     base_logits = baseline.nested(m, y, seed)
     base = baseline.fitted(m, y, cohort.names, seed)
-    probability = {"network": figures.calibrated_apart(logits, y), "baseline": sigmoid(base_logits)}
+    probability = {"network": figures.calibrated_apart(logits, y, seed), "baseline": sigmoid(base_logits)}
     found: dict[str, Any] = {"cross_validation": {k: figures.figures(y, p, seed) for k, p in probability.items()}}
     # The AUC of answers as they are: another calibration for each person would put people in another order.
     for name, raw in (("network", logits), ("baseline", base_logits)):
@@ -144,6 +144,7 @@ def train_classifier(
             "people": int(train.sum()),
             "diseased": int(y.sum()),
             "registration": settings.model,
+            "given_transforms": sum(bool(pair.transform) for pair in pairs if pair.split == "train"),
             # By which `classify` knows them again, without a name.
             "seen": [checksum(path) for p in pairs if p.split == "train" for path in (p.fixed, p.moving)],
             **{key: getattr(schedule, key) for key in ("epochs", "batch", "rate", "halving", "seed")},
@@ -224,7 +225,8 @@ def lines(found: dict[str, Any]) -> list[str]:
             out.append(f"  {'Brier score':<12}{told['brier']:.3f}")
     for who, told in found["permutation"].items():
         if told["count"]:
-            out.append(f"permutation test, {who}: p = {told['p']:.3f} ({told['count']} shuffled cohorts)")
+            least = f"of which p cannot be below {1 / (told['count'] + 1):.3f}"
+            out.append(f"permutation test, {who}: p = {told['p']:.3f} (shuffled cohorts: {told['count']}, {least})")
     return [*out, *figures.worth(found), "Intervals hold 95 %. Research use only."]
 
 
