@@ -20,8 +20,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from JointRegSegLib import models
-from JointRegSegTrainingLib import plan
+from JointRegSegLib import metrics, models
+from JointRegSegTrainingLib import cohort, plan, subjects
+from JointRegSegTrainingLib.runs import load_run
 from scipy.stats import false_discovery_control, mannwhitneyu
 from trainings import Figures, Table, Trainings, bundle, call, figures, parser
 
@@ -75,20 +76,25 @@ def main() -> int:
     if not source.is_dir():
         print(f"few_labels: no {source}; give --data or set JOINTREGSEG_DATA", file=sys.stderr)
         return 2
-    found, trainings = {}, Trainings(SYSTEMS[arguments.system], arguments.set)
-    cohort, steps = _cohort(source, arguments, None), round(arguments.steps * FIRST.share)
+    found, trainings, carried = {}, Trainings(SYSTEMS[arguments.system], arguments.set), []
+    whole, steps = _cohort(source, arguments, None), round(arguments.steps * FIRST.share)
     changes = (*arguments.set_first, *FIRST.changes)
-    first = trainings.train(arguments.output / FIRST.name, cohort, steps, changes)
+    first = trainings.train(arguments.output / FIRST.name, whole, steps, changes)
     found[0, APART] = figures(first, arguments.pairs)
     for labeled in [*arguments.labeled, None]:
-        cohort = _cohort(source, arguments, labeled)
+        people = _cohort(source, arguments, labeled)
         stages = _changed(STAGES, arguments.set_taught) if labeled is not None else STAGES[:2]
-        taught = _carried(cohort) if arguments.carry and labeled is not None else cohort
-        for name, run in _trained(trainings, cohort, taught, bundle(first), arguments.steps, stages).items():
+        taught = people
+        if arguments.carry and labeled is not None:
+            taught = _carried(people)
+            carried.append(f"{agreement(first, taught, whole):.3f} with {labeled}")
+        for name, run in _trained(trainings, people, taught, bundle(first), arguments.steps, stages).items():
             if name != BEGUN:
                 found[labeled, name] = figures(run, arguments.pairs)
     pairs = [{"labeled": n, "training": name, "pairs": rows} for (n, name), rows in found.items()]
     told = table(", ".join(filter(None, (arguments.system, arguments.note))), found)
+    if carried:
+        told = replace(told, said=f"{told.said}; Dice of carried labels and those drawn: {', '.join(carried)} labeled")
     told.tell(arguments.output / "figures.json", pairs)
     return 0
 
@@ -110,6 +116,15 @@ def _carried(cohort: Path) -> Path:
     if not (folder / "cohort.csv").exists():
         call("pseudo-label", "--model", models.GENERIC, "--cohort", cohort, "--output", folder)
     return folder / "cohort.csv"
+
+
+def agreement(run: Path, carried: Path, drawn: Path) -> float:
+    """Mean Dice of labels that were carried over and those that were drawn, on the lattice of a run."""
+    made, rows = load_run(run)[0], [row for row in cohort.read(carried) if row.labeled_by]
+    by_name = {row.name: row for row in cohort.read(drawn)}
+    found, true = (subjects.load(x, made) for x in (rows, [by_name[row.name] for row in rows]))
+    pairs = [[s.labels.int().numpy() for s in both] for both in zip(found, true, strict=True)]
+    return float(np.mean([value for pair in pairs for value in metrics.dice(*pair, made.values).values()]))
 
 
 def _changed(stages: tuple[Stage, ...], changes: list[str]) -> tuple[Stage, ...]:
