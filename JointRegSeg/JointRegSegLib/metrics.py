@@ -13,6 +13,11 @@ import torch
 from . import fields
 
 
+def label_values(labels: np.ndarray) -> list[int]:
+    """Values of a label map but the background's 0, rising."""
+    return [int(value) for value in np.unique(labels[labels != 0])]  # the background, most of it, is not sorted
+
+
 def dice(a: np.ndarray, b: np.ndarray, labels: Sequence[int]) -> dict[int, float]:
     """Dice coefficient of each label; NaN for a label that neither map has."""
     out = {}

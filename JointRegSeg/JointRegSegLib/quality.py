@@ -119,7 +119,7 @@ def overlap(carried: sitk.Image, target: sitk.Image, names: dict[int, str] | Non
     flatter.
     """
     a, b = (sitk.GetArrayViewFromImage(x) for x in (carried, target))
-    labels = [int(v) for v in np.union1d(np.unique(a), np.unique(b)) if v]
+    labels = sorted({*metrics.label_values(a), *metrics.label_values(b)})
     dice, hd95 = metrics.dice(a, b, labels), metrics.hausdorff95(a, b, labels)
     rows = {
         (names or {}).get(label, str(label)): {"dice": dice[label], "hd95_voxels": _number(hd95[label])}

@@ -257,8 +257,8 @@ def random_pairs(
 ) -> list[tuple[str, str]]:
     """``count`` pairs (moving, fixed) of images, spread evenly over them; the same for the same seed.
 
-    No pair comes twice: of few people there may be fewer than were asked for.
-    ``owners`` says whose each image is, each its own where it is None; two of one person are never paired.
+    No pair comes twice: of few people there may be fewer than were asked for. ``owners`` says whose each image is, each
+    its own where it is None; two of one person are never paired.
 
     Raises
     ------

@@ -130,6 +130,16 @@ def test_outlines_on_the_wrong_side_are_no_labels():
     assert "outlined as the right lung" in text and "labels" not in text
 
 
+def test_names_that_fit_no_label():
+    one, both = ball(15, (-30, 0, 0)), ball(15, (-30, 0, 0)) + 2 * ball(15, (30, 0, 0))
+    assert checks.named([both, both], {1: "Right lung", 2: "Left lung"}) == []
+    (typed, alone) = checks.named([both, both], {1: "Right lung", 3: "left lung"})
+    assert "3 (left lung)" in typed and "label 2 has no name" in typed and "the right one alone" in alone
+    (alone,) = checks.named([one, one], {1: "Right lung"})
+    assert "the right one alone" in alone
+    assert checks.named([one, one], {1: "lungs"}) == []
+
+
 def test_one_lung_alone_is_told():
     names = {1: "right lung", 2: "left lung"}
     right, both = scan(lungs=ball(15, (-30, 0, 0))), scan(lungs=ball(15, (-30, 0, 0)) + 2 * ball(15, (30, 0, 0)))

@@ -13,6 +13,7 @@ from scipy import ndimage
 from ..dicom import PERSON
 from ..files import grid_of
 from ..geometry import Grid
+from ..metrics import label_values
 
 #: Area in cm² with which lungs have to touch the border of an image to count as cut off.
 CUT = 1.0
@@ -72,7 +73,7 @@ def warnings(inhale: Scan, exhale: Scan, ct: bool) -> list[str]:
 
 
 def _values(scan: Scan) -> set[int]:
-    return {int(value) for value in np.unique(scan.lungs) if value}
+    return set(label_values(scan.lungs))
 
 
 def missing(inhale: Scan, exhale: Scan) -> list[str]:
@@ -106,15 +107,16 @@ def alone(inhale: Scan, exhale: Scan, names: Mapping[int, str]) -> list[str]:
 
 def named(drawn: Sequence[np.ndarray], names: Mapping[int, str]) -> list[str]:
     """Whether label maps as they were drawn lack a value of ``names``, or have one side alone."""
-    there = {int(value) for labels in drawn for value in np.unique(labels) if value}
+    there = {value for labels in drawn for value in label_values(labels)}
     out = []
     if lacking := [f"{value} ({name})" for value, name in names.items() if value not in there]:
         others = ", ".join(map(str, sorted(there - set(names))[:20]))
         more = f"; label {others} has no name and does not count" if others else ""
         out.append(f"no label map holds {', '.join(lacking)}{more}")
-    sides = {side for value, name in names.items() for side in ("right", "left") if value in there and side in name}
+    counting = " ".join(name.lower() for value, name in names.items() if value in there)
+    sides = [side for side in ("right", "left") if side in counting]
     if len(sides) == 1:
-        out.append(f"of the lungs the {sides.pop()} one alone is named: what is told of the lungs is told of it alone")
+        out.append(f"of the lungs the {sides[0]} one alone is named: what is told of the lungs is told of it alone")
     return out
 
 

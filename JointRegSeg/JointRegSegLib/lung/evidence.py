@@ -90,13 +90,14 @@ def error_of(landmarks: Mapping[str, Any] | None, evidence: Mapping[str, float])
 
 def failed(evidence: Mapping[str, float]) -> list[str]:
     """What no figure can be believed with."""
+    out = []
     if evidence["dice_after"] < evidence["dice_before"] - checks.WORSE:
-        return [_LESS]
-    if evidence["dice_after"] < checks.OVERLAP:
-        return [f"after registration the lungs overlap by a Dice of {evidence['dice_after']:.2f} only"]
+        out.append(_LESS)
+    elif evidence["dice_after"] < checks.OVERLAP:
+        out.append(f"after registration the lungs overlap by a Dice of {evidence['dice_after']:.2f} only")
     if evidence["surfaces_mm"] > checks.LOST_SURFACES:
-        return [_apart(evidence)]
-    return []
+        out.append(_apart(evidence))
+    return out
 
 
 def doubts(evidence: Mapping[str, float], other: str, own: float) -> list[str]:

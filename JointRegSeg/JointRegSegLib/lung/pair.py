@@ -14,7 +14,7 @@ from .. import fields, files
 from ..deformation import Deformation, displacement_on, field_lattice, scalar_image
 from ..geometry import Grid
 from .expansion import RESOLUTION, Expansion, unfolded
-from .regions import regions, require_lungs
+from .regions import regions, require_lungs, unnamed
 from .table import Breath
 
 
@@ -89,7 +89,7 @@ def breathing_pair(transform: sitk.Transform, labels: sitk.Image) -> BreathingPa
     fixed_is_inhale = bool(deformation.jacobian()[0, 0].numpy()[values > 0].mean() < 1)
     values *= unfolded(deformation, values > 0)
     lungs = values > 0
-    parts = regions(values, grid, {int(v): f"label {v}" for v in np.unique(values) if v})
+    parts = regions(values, grid, unnamed(values))
     expansion = Expansion.of(deformation, torch.from_numpy(lungs), fixed_is_inhale, RESOLUTION)
     breath = Breath(expansion, grid.voxel_volume, fixed_is_inhale)
     return BreathingPair(grid, lungs, breath, {name: mask[lungs] for name, mask in parts.items()})

@@ -9,6 +9,7 @@ from scipy.ndimage import distance_transform_edt
 
 from ..errors import InputError
 from ..geometry import Grid
+from ..metrics import label_values
 
 #: Depth of the peel below the lung's surface in mm; the core lies deeper.
 PEEL = 15.0
@@ -24,7 +25,7 @@ ZONES = ("upper zone", "middle zone", "lower zone", "ventral half", "dorsal half
 def require_lungs(labels: np.ndarray, name: str) -> None:
     """Raise `InputError` unless a label map, which the error calls ``name``, holds lungs and not but a few voxels."""
     count = int(np.count_nonzero(labels))
-    if (kinds := np.count_nonzero(np.unique(labels))) > LABELS:
+    if (kinds := len(label_values(labels))) > LABELS:
         raise InputError(
             f"{name} holds {kinds} labels: is it an image? Give a label map, and the values of lungs or lobes in it",
             "names",
@@ -37,6 +38,11 @@ def require_lungs(labels: np.ndarray, name: str) -> None:
             f"{name} leaves nothing outside the lungs, where it has to be 0; or give the values of lungs alone",
             "names",
         )
+
+
+def unnamed(labels: np.ndarray) -> dict[int, str]:
+    """A name for each value of a label map that came without any."""
+    return {value: f"label {value}" for value in label_values(labels)}
 
 
 def regions(labels: np.ndarray, grid: Grid, names: Mapping[int, str], peel: float = PEEL) -> dict[str, np.ndarray]:

@@ -31,7 +31,7 @@ from .checks import Scan
 from .evidence import doubts, error_of, evidence_of, failed, landmarks_in, shifted
 from .expansion import RESOLUTION, Expansion, unfolded
 from .record import PHASES, record
-from .regions import regions, require_lungs
+from .regions import regions, require_lungs, unnamed
 from .table import Breath, maps, table
 
 #: Width in mm (deviation of a Gaussian) over which densities are averaged: ratios of single voxels are mostly noise.
@@ -180,7 +180,7 @@ def review(
     ct = all(is_ct(sitk.GetArrayViewFromImage(scan.image)) for scan in read.values())
     other = PHASES[1 - PHASES.index(reference)]
     fixed, moving = read[reference], read[other]
-    own_names = dict(threshold.NAMES if reference in found else names or _unnamed(fixed.lungs))
+    own_names = dict(threshold.NAMES if reference in found else names or unnamed(fixed.lungs))
     registration = _registered(fixed, moving, given[reference][2], given[other][2], transform, progress, options)
     if names and reference in found:
         registration.report["notes"].append(
@@ -293,10 +293,6 @@ def _scans(
     }
     unlike += checks.people(*(files.tags(given[phase][0], dicom.PERSON) for phase in PHASES))
     return scans, origins, unlike
-
-
-def _unnamed(labels: np.ndarray) -> dict[int, str]:
-    return {int(value): f"label {value}" for value in np.unique(labels) if value}
 
 
 def _registered(

@@ -108,8 +108,6 @@ def origin_doubts(training: Mapping[str, Any], pair: Pair) -> list[str]:
     if pair.transform is None and given == training["people"]:
         return ["the networks learned from given transforms, this pair was registered: motion of the two may differ"]
     if pair.transform is not None and given == 0:
-        return [
-            f"the networks learned from motion that {training['registration']} found, this transform was given: the "
-            "two may tell motion apart"
-        ]
+        found = f"the networks learned from what {training['registration']} found, this transform was given"
+        return [f"{found}: motion of the two may differ"]
     return []
