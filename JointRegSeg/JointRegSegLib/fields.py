@@ -67,6 +67,15 @@ def compose(outer: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
     return inner + sample(outer, identity(inner) + inner)
 
 
+def further(found: torch.Tensor, more: torch.Tensor, n: int) -> torch.Tensor:
+    """A registration of N pairs and, after it, ``more`` between what it carried over and the fixed images.
+
+    Both are (N, 3, D, H, W), or (2 N, …) with the way back behind.
+    """
+    # From the fixed image by the later one, then by the earlier; the way back, if any, the other way around.
+    return torch.cat([compose(found[:n], more[:n]), compose(more[n:], found[n:])])
+
+
 def invert(
     displacement: torch.Tensor, start: torch.Tensor | None = None, iterations: int = 50, tolerance: float = 0.01
 ) -> torch.Tensor:

@@ -188,6 +188,7 @@ def of_folder(
     only: str = "",
     seed: int = 0,
     labeled: int | None = None,
+    fold: int = 0,
 ) -> list[Row]:
     """Rows for a folder with ``images/NAME`` and, under the same names, ``labels/NAME``.
 
@@ -202,6 +203,8 @@ def of_folder(
     labeled : int or None
         Number of training subjects whose labels are kept, to try what few labels are worth; None: all. Those of a
         smaller number are among those of a larger one.
+    fold : int
+        Of a cross-validation, from 0 on: each leaves out others.
 
     Raises
     ------
@@ -224,7 +227,7 @@ def of_folder(
         if not match or not match.groups():
             raise InputError(f"{image}: '{subject}' does not say whose image it is; it needs a (group)")
         owners[image] = match.group(1)
-    parts = split(sorted(set(owners.values())), validation, test, seed)
+    parts = split(sorted(set(owners.values())), validation, test, seed, fold)
     part_of = {name: part for part, names in parts.items() for name in names}
     bare: set[str] = set()
     if labeled is not None:
@@ -239,12 +242,18 @@ def of_folder(
     return rows
 
 
-def split(names: Sequence[str], validation: int, test: int, seed: int = 0) -> dict[str, list[str]]:
-    """Divide subjects into 'train', 'validation' and 'test', the same way for the same names and seed."""
+def split(names: Sequence[str], validation: int, test: int, seed: int = 0, fold: int = 0) -> dict[str, list[str]]:
+    """Divide subjects into 'train', 'validation' and 'test', the same way for the same names and seed.
+
+    The test subjects of no two folds of a seed are the same.
+    """
     if validation + test >= len(names):
         raise InputError(f"{len(names)} subjects are too few for {validation} in validation and {test} in test")
+    if (fold + 1) * test > len(names):
+        raise InputError(f"fold {fold}: with {test} of {len(names)} subjects in test there are {len(names) // test}")
     shuffled = list(names)
     random.Random(seed).shuffle(shuffled)
+    shuffled = shuffled[fold * test :] + shuffled[: fold * test]
     return {
         "test": sorted(shuffled[:test]),
         "validation": sorted(shuffled[test : test + validation]),

@@ -59,6 +59,7 @@ def add_cohort(parser: argparse.ArgumentParser) -> None:
     few = "training subjects whose labels are kept, to try what few labels are worth (default: all)"
     parser.add_argument("--labeled", type=whole(0), metavar="N", help=few)
     parser.add_argument("--seed", type=int, default=0, help="of the split")
+    parser.add_argument("--fold", type=whole(0), default=0, help="of a cross-validation; each leaves out others (0)")
     parser.set_defaults(run=_cohort)
 
 
@@ -67,7 +68,7 @@ def _cohort(arguments: argparse.Namespace) -> int:
 
     given = arguments
     rows = cohort.of_folder(
-        given.folder, given.validation, given.test, given.subject, given.only, given.seed, given.labeled
+        given.folder, given.validation, given.test, given.subject, given.only, given.seed, given.labeled, given.fold
     )
     cohort.write(given.output, rows)
     counts = {split: len({row.subject for row in rows if row.split == split}) for split in cohort.SPLITS}

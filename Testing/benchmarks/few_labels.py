@@ -3,13 +3,15 @@
 A registration that has seen no labels is where all begin. For each number of labeled people, of the same split: both
 networks apart; from there the segmentation taught by the fixed registration (Semi-DeepAtlas), then both in turn; and,
 to compare with, both networks apart for as many further steps of each. With --carry the fixed registration of
-Semi-DeepAtlas is `generic` instead of the network, by `jointregseg pseudo-label`. In turn means two steps of the
-registration for one of the segmentation: the paper's 20 belong to trainings so long that a segmentation with a
-twentieth of the steps has come to its end. With all people labeled the networks apart are the upper bound. Everything
-is trained by `jointregseg train`, and goes on where it was when it is called again. Figures are those of people who
-were left out altogether, also of that first registration, labeled 0, beside which the paper tells what one label gains;
-p is that of a one-sided Mann-Whitney U test against the networks apart, with a false discovery rate of 0.05 controlled
-over all tests of the table.
+Semi-DeepAtlas is `generic` instead of the network, by `jointregseg pseudo-label`, and both networks go on with the
+labels that it carried over. In turn means two steps of the registration for one of the segmentation: the paper's 20
+belong to trainings so long that a segmentation with a twentieth of the steps has come to its end. DeepAtlas ends with
+demons on its own segmentations; what these are worth to networks that were trained apart is told, too. With all people
+labeled the networks apart are the upper bound. Everything is trained by `jointregseg train`, and goes on where it was
+when it is called again. Figures are those of people who were left out altogether, in as many folds as there are, also
+of that first registration, labeled 0, beside which the paper tells what one label gains; p is that of a one-sided
+Mann-Whitney U test against the networks apart, over pairs for the registration and over images for the segmentation,
+with a false discovery rate of 0.05 controlled over all tests of the table.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ SYSTEMS = {
     "brain": Path(__file__).with_name("few_labels_brain.yaml"),
 }
 BEGUN, APART, TAUGHT, TOGETHER = "begun", "apart", "Semi-DeepAtlas", "DeepAtlas"
+#: Networks trained apart and used together; and how many steps of demons that takes.
+JOINED, DEMONS = "apart, with demons", 3
 MEASURES = {"registration": "dice", "segmentation": "segmentation"}
 
 
@@ -55,7 +59,9 @@ STAGES = (
     Stage(BEGUN, "", ALONE, 1.0),
     Stage(APART, BEGUN, ALONE, 1.8),
     Stage(TAUGHT, BEGUN, ("alternate={}", "frozen=[registration]"), 0.9),
-    Stage(TOGETHER, TAUGHT, ("alternate={segmentation: 1, registration: 2}", *EVERY), 2.7),
+    Stage(
+        TOGETHER, TAUGHT, ("alternate={segmentation: 1, registration: 2}", f"arguments.demons={DEMONS}", *EVERY), 2.7
+    ),
 )
 
 
@@ -69,42 +75,60 @@ def main() -> int:
     options.add_argument(
         "--set-first", action="append", default=[], metavar="KEY=VALUE", help="of the first registration alone"
     )
-    options.add_argument("--carry", action="store_true", help="`generic` teaches the segmentation of Semi-DeepAtlas")
+    options.add_argument(
+        "--carry", action="store_true", help="`generic` carries labels over, which teach both networks"
+    )
+    options.add_argument("--folds", type=int, default=1, help="of a cross-validation over people")
     options.add_argument("--note", default="", help="what is told of these trainings in the table's title")
     arguments = options.parse_args()
     source = Path(arguments.data) / arguments.system
     if not source.is_dir():
         print(f"few_labels: no {source}; give --data or set JOINTREGSEG_DATA", file=sys.stderr)
         return 2
-    found, trainings, carried = {}, Trainings(SYSTEMS[arguments.system], arguments.set), []
-    whole, steps = _cohort(source, arguments, None), round(arguments.steps * FIRST.share)
-    changes = (*arguments.set_first, *FIRST.changes)
-    first = trainings.train(arguments.output / FIRST.name, whole, steps, changes)
-    found[0, APART] = figures(first, arguments.pairs)
-    for labeled in [*arguments.labeled, None]:
-        people = _cohort(source, arguments, labeled)
-        stages = _changed(STAGES, arguments.set_taught) if labeled is not None else STAGES[:2]
-        taught = people
-        if arguments.carry and labeled is not None:
-            taught = _carried(people)
-            carried.append(f"{agreement(first, taught, whole):.3f} with {labeled}")
-        for name, run in _trained(trainings, people, taught, bundle(first), arguments.steps, stages).items():
-            if name != BEGUN:
-                found[labeled, name] = figures(run, arguments.pairs)
+    found: dict[tuple[int | None, str], Figures] = {}
+    said = [told for fold in range(arguments.folds) for told in _measured(source, arguments, fold, found)]
     pairs = [{"labeled": n, "training": name, "pairs": rows} for (n, name), rows in found.items()]
     told = table(", ".join(filter(None, (arguments.system, arguments.note))), found)
-    if carried:
-        told = replace(told, said=f"{told.said}; Dice of carried labels and those drawn: {', '.join(carried)} labeled")
+    if said:
+        told = replace(told, said=f"{told.said}; Dice of carried labels and those drawn: {', '.join(said)}")
     told.tell(arguments.output / "figures.json", pairs)
     return 0
 
 
-def _cohort(source: Path, arguments: argparse.Namespace, labeled: int | None) -> Path:
+def _measured(
+    source: Path, arguments: argparse.Namespace, fold: int, found: dict[tuple[int | None, str], Figures]
+) -> list[str]:
+    """Train what a fold is about and add its figures to ``found``; returns how good carried labels are."""
+    place, carried = arguments.output / f"fold {fold}", []
+    trainings = Trainings(SYSTEMS[arguments.system], arguments.set)
+
+    def add(key: tuple[int | None, str], run: Path, **changes: object) -> None:
+        found.setdefault(key, []).extend(figures(run, arguments.pairs, **changes))
+
+    whole, steps = _cohort(source, arguments, fold, None), round(arguments.steps * FIRST.share)
+    first = trainings.train(place / FIRST.name, whole, steps, (*arguments.set_first, *FIRST.changes))
+    add((0, APART), first)
+    for labeled in [*arguments.labeled, None]:
+        people = _cohort(source, arguments, fold, labeled)
+        stages = _changed(STAGES, arguments.set_taught) if labeled is not None else STAGES[:2]
+        taught = people
+        if arguments.carry and labeled is not None:
+            taught = _carried(people)
+            carried.append(f"{agreement(first, taught, whole):.3f} with {labeled} labeled")
+        for name, run in _trained(trainings, people, taught, bundle(first), arguments.steps, stages).items():
+            if name != BEGUN:
+                add((labeled, name), run)
+            if name == APART:
+                add((labeled, JOINED), run, demons=DEMONS)
+    return [f"{told} in fold {fold}" if arguments.folds > 1 else told for told in carried]
+
+
+def _cohort(source: Path, arguments: argparse.Namespace, fold: int, labeled: int | None) -> Path:
     """Table of the people, of whom so many, or all, have labels to learn from; in the folder of its trainings."""
-    table = arguments.output / ("all" if labeled is None else str(labeled)) / "cohort.csv"
+    table = arguments.output / f"fold {fold}" / ("all" if labeled is None else str(labeled)) / "cohort.csv"
     table.parent.mkdir(parents=True, exist_ok=True)
     if not table.exists():
-        split = ["--validation", arguments.validation, "--test", arguments.test]
+        split = ["--validation", arguments.validation, "--test", arguments.test, "--fold", fold]
         split += [] if labeled is None else ["--labeled", labeled]
         call("cohort", source, "--output", table, *split)
     return table
@@ -138,31 +162,33 @@ def _trained(
 ) -> dict[str, Path]:
     """Run of each stage, which begins with the weights of the one that it goes on from, or with ``first``.
 
-    ``taught`` is the cohort that Semi-DeepAtlas learns from.
+    ``taught`` is the cohort that Semi-DeepAtlas and DeepAtlas learn from.
     """
     runs: dict[str, Path] = {}
     for stage in stages:
         start = bundle(runs[stage.after]) if stage.after else first
         place = cohort.parent / stage.name
-        people = taught if stage.name == TAUGHT else cohort
+        people = taught if stage.name in (TAUGHT, TOGETHER) else cohort
         runs[stage.name] = trainings.train(place, people, round(steps * stage.share), stage.changes, start)
     return runs
 
 
 def table(of: str, found: dict[tuple[int | None, str], Figures]) -> Table:
     """Mean figures of each training ``of`` a system, beside the networks apart on the same labels."""
+    # A registration without labels has no segmentation, and used together networks segment as they do apart.
+    untold = [(*x, MEASURES["segmentation"]) for x in found if x[0] == 0 or x[1] == JOINED]
     tests = {}
     for (labeled, name), rows in found.items():
         for key in MEASURES.values():
-            if name != APART:
-                values, others = ([row[key] for row in x] for x in (rows, found[labeled, APART]))
+            if name != APART and (labeled, name, key) not in untold:
+                values, others = (_single(x, key) for x in (rows, found[labeled, APART]))
                 tests[labeled, name, key] = mannwhitneyu(values, others, alternative="greater").pvalue
     corrected = dict(zip(tests, false_discovery_control(list(tests.values())), strict=True)) if tests else {}
     lines = []
     for (labeled, name), rows in found.items():
         line = ["all" if labeled is None else str(labeled), name]
         for key in MEASURES.values():
-            if labeled == 0 and key == MEASURES["segmentation"]:  # which has learned nothing
+            if (labeled, name, key) in untold:
                 line += ["", "", ""]
                 continue
             mean, base = (float(np.mean([row[key] for row in x])) for x in (rows, found[labeled, APART]))
@@ -172,9 +198,17 @@ def table(of: str, found: dict[tuple[int | None, str], Figures]) -> Table:
     columns = [column for title in MEASURES for column in (f"{title}, Dice", "gain", "p")]
     pairs = next(iter(found.values()))
     before = np.mean([row["before"] for row in pairs])
-    said = f"{len(pairs)} pairs of people who were left out, of Dice {before:.3f} before registration; "
+    people = len({row["fixed"] for row in pairs})
+    said = f"{len(pairs)} pairs of {people} people who were left out, of Dice {before:.3f} before registration; "
     said += "gain and p beside the networks apart that learned from the same labels"
     return Table(f"DeepAtlas with few labels: {of}", said, ["labeled", "training", *columns, "folded, %"], lines)
+
+
+def _single(rows: Figures, key: str) -> list[float]:
+    """Each figure once: an image is segmented the same way in every pair."""
+    if key != MEASURES["segmentation"]:
+        return [row[key] for row in rows]
+    return list({row["fixed"]: row[key] for row in rows}.values())
 
 
 if __name__ == "__main__":

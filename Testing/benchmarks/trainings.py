@@ -19,7 +19,7 @@ from JointRegSegTrainingLib.runs import load_run, part
 from JointRegSegTrainingLib.trainer import read_state
 from revision import revision
 
-Figures = list[dict[str, float]]
+Figures = list[dict[str, float | str]]
 #: Options that name folders.
 PLACES = ("--output", "--data", "--cohort")
 
@@ -150,8 +150,15 @@ def bundle(run: Path) -> Path:
     return place
 
 
-def figures(run: Path, count: int) -> Figures:
-    """Of random pairs of the people whom the run's cohort leaves out."""
+def figures(run: Path, count: int, **changes: object) -> Figures:
+    """Of random pairs of the people whom the run's cohort leaves out, each with the name of its ``fixed`` image.
+
+    ``changes`` are arguments of the network in which it differs from the one that was trained.
+    """
     plan, rows, network = load_run(run)
+    for name, value in changes.items():
+        setattr(network, name, value)
     held_out = subjects.load(part(rows, "test"), plan, run)
-    return evaluation.each(network, held_out, subjects.pairs_of(held_out, count), plan)
+    pairs = subjects.pairs_of(held_out, count)
+    found = evaluation.each(network, held_out, pairs, plan)
+    return [{"fixed": fixed, **row} for (_, fixed), row in zip(pairs, found, strict=True)]

@@ -60,6 +60,18 @@ def test_split():
         cohort.split(names, 30, 20)
 
 
+def test_folds_leave_out_everybody_once():
+    names = [f"p{i}" for i in range(11)]
+    folds = [cohort.split(names, 2, 3, seed=4, fold=fold) for fold in range(3)]
+    assert folds[0] == cohort.split(names, 2, 3, seed=4)
+    for fold in folds:
+        assert [len(fold[part]) for part in cohort.SPLITS] == [6, 2, 3]
+        assert set().union(*fold.values()) == set(names)
+    assert len(set().union(*(fold["test"] for fold in folds))) == 9
+    with pytest.raises(InputError, match="fold 3: with 3 of 11 subjects in test there are 3"):
+        cohort.split(names, 2, 3, fold=3)
+
+
 def test_pairs():
     names = [f"p{i}" for i in range(7)]
     pairs = cohort.random_pairs(names, 21)
@@ -111,6 +123,12 @@ def test_a_folder_becomes_a_table(cohort_folder, cohort_file, shell, tmp_path):
     assert code == 2 and f"{tmp_path / 'new'}: cannot be written" in error
     assert not (tmp_path / "new.tmp").exists()
     rows = cohort.read(tmp_path / "c.csv")
+    assert shell(*place, tmp_path / "other.csv", "--fold", 1)[0] == 0
+    left_out = [
+        {r.name for r in cohort.read(tmp_path / f"{name}.csv") if r.split == "test"}
+        for name in ("new/deeper/c", "other")
+    ]
+    assert len(left_out[0]) == len(left_out[1]) == 1 and left_out[0] != left_out[1]
     of = {row.name: (row.subject, row.split) for row in rows}
     assert of["p00"] == of["p10"] and of["p01"] == of["p11"] and len(set(of.values())) == 10
 

@@ -190,16 +190,24 @@ def test_the_table_of_the_ablation():
 def test_the_table_of_few_labels_gets_into_the_document(tmp_path, capsys):
     figures = {"before": 0.5, "folded": 0.0}
     found = {
-        (1, name): [figures | {"dice": base + n / 1000, "segmentation": base} for n in range(11)]
+        (1, name): [
+            figures | {"fixed": str(n % 4), "dice": base + n / 1000, "segmentation": base + n % 4 / 1000}
+            for n in range(11)
+        ]
         for name, base in ((few_labels.APART, 0.6), (few_labels.TOGETHER, 0.7))
     }
-    found = {(0, few_labels.APART): found[1, few_labels.APART], **found}
+    apart = found[1, few_labels.APART]
+    found = {(0, few_labels.APART): apart, (1, few_labels.JOINED): apart, **found}
     few_labels.table("brain", found).tell(tmp_path / "figures.json", [])
     printed = capsys.readouterr().out.splitlines()
-    unlabeled, apart, together = (line.split("\t") for line in printed[1:4])
+    unlabeled, joined, apart, together = (line.split("\t") for line in printed[1:5])
     assert unlabeled == ["0", "apart", "0.605", "", "", "", "", "", "0.0000"]
-    assert apart == ["1", "apart", "0.605", "", "", "0.600", "", "", "0.0000"]
+    assert apart == ["1", "apart", "0.605", "", "", "0.601", "", "", "0.0000"]
+    assert joined[:4] == ["1", few_labels.JOINED, "0.605", "+0.000"] and joined[5:8] == ["", "", ""]
     assert together[2:4] == ["0.705", "+0.100"] and float(together[4]) < 1e-3
+    # All four images are better, however many pairs they are in: 4! 4! / 8!, the second of three tests.
+    assert together[6:8] == ["+0.100", f"{3 / 2 / 70:.2g}"]
+    assert "11 pairs of 4 people" in printed[5]
     written = document.chapter(json.loads((tmp_path / "figures.json").read_text()), tmp_path)
     assert written[-2].endswith(f"commit {revision()}.")
     assert written[0] == "## DeepAtlas with few labels: brain" and "| 1 | apart | 0.605 |" in "\n".join(written)

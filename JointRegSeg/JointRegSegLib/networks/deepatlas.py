@@ -14,7 +14,7 @@ of its authors' code:
 - Displacements are in voxels, where the paper scales coordinates to -1 … 1, and so is `losses.bending`: the paper's
   weight of it does not carry over.
 
-Five additions, off in the paper's version (``paper``):
+Six additions, off in the paper's version (``paper``):
 
 - *velocity*: the network's field is a stationary velocity, integrated by scaling and squaring, so that nothing folds
   and the negated one gives the way back.
@@ -22,6 +22,8 @@ Five additions, off in the paper's version (``paper``):
   several times faster.
 - *normalized*: registration normalizes by instance, too, and learns faster.
 - *passes*: registration looks again, at the moving image carried over by what it has found, and the maps are composed.
+- *demons*: so many steps of demons on the segmentations of both images end the registration, so that what few labels
+  taught the one network helps the other with every pair, not in its training alone.
 - *both*: the way back, too. Without velocity the network runs on the images exchanged.
 """
 
@@ -35,7 +37,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .. import fields
+from .. import demons, fields
 from .blocks import Decoder, Encoder, zeroed
 from .interface import Level, Prediction, RegistrationNetwork, stacked
 
@@ -130,6 +132,8 @@ class DeepAtlas(RegistrationNetwork):
         1 for a field at full resolution, 2 for half.
     passes : int
         How often registration looks, once or more.
+    demons : int
+        Steps of demons after that.
     """
 
     def __init__(
@@ -145,11 +149,15 @@ class DeepAtlas(RegistrationNetwork):
         both: bool = True,
         normalized: bool = False,
         passes: int = 1,
+        demons: int = 0,
     ) -> None:
         super().__init__()
         if passes < 1:
             raise ValueError(f"passes has to be 1 or more, not {passes}")
+        if demons and not classes:
+            raise ValueError("demons need a segmentation: classes of 2 or more")
         self.inputs, self.velocity, self.both, self.passes = inputs, velocity, both, passes
+        self.demons = demons
         self.divisor = max(stride, 2 ** (len(channels) - 1) if classes else 1)
         self.registration = VoxelMorph(2 * inputs, encoder, decoder, stride, normalized)
         self.segmentation = UNet(inputs, channels, convolutions, classes) if classes else None
@@ -164,9 +172,7 @@ class DeepAtlas(RegistrationNetwork):
         """Displacements (N, 3, D, H, W) of two (N, C, D, H, W) images; with ``both`` (2 N, …), then the way back."""
         n, found = len(moving), self._look(moving, fixed)
         for _ in range(1, self.passes):
-            more = self._look(fields.warp(moving, found[:n]), fixed)
-            # From the fixed image by the later look, then by the earlier; the way back, if any, the other way around.
-            found = torch.cat([fields.compose(found[:n], more[:n]), fields.compose(more[n:], found[n:])])
+            found = fields.further(found, self._look(fields.warp(moving, found[:n]), fixed), n)
         return found
 
     def _look(self, moving: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
@@ -179,4 +185,8 @@ class DeepAtlas(RegistrationNetwork):
         self.check(moving, fixed)
         displacement = self.register(moving, fixed)
         scores = None if self.segmentation is None else self.segmentation(torch.cat([moving, fixed]))
+        if self.demons:
+            # Registration learns to make use of the segmentation as it is, not to bend it to its own ends.
+            seen = scores.detach().softmax(1)[:, 1:].split(len(moving))
+            displacement = demons.steps(*seen, displacement, self.demons)
         return Prediction.split(len(moving), displacement, None, scores, [Level(displacement, None)])
