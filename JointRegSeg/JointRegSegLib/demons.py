@@ -8,8 +8,8 @@ from . import fields, losses
 
 #: A force is at most half a voxel long, of which smoothing takes a part.
 _STRENGTH = 2.0
-#: Squarings: a step is so short that 16 parts of it are as good as straight.
-_SQUARINGS = 4
+#: Squarings: a step is so short that a quarter of it is as good as straight.
+_SQUARINGS = 2
 
 
 def steps(moving: torch.Tensor, fixed: torch.Tensor, found: torch.Tensor, count: int) -> torch.Tensor:

@@ -5,9 +5,9 @@ networks apart; from there the segmentation taught by the fixed registration (Se
 to compare with, both networks apart for as many further steps of each. With --carry the fixed registration of
 Semi-DeepAtlas is `generic` instead of the network, by `jointregseg pseudo-label`, and both networks go on with the
 labels that it carried over. In turn means two steps of the registration for one of the segmentation: the paper's 20
-belong to trainings so long that a segmentation with a twentieth of the steps has come to its end. DeepAtlas ends with
-demons on its own segmentations; what these are worth to networks that were trained apart is told, too. With all people
-labeled the networks apart are the upper bound. Everything is trained by `jointregseg train`, and goes on where it was
+belong to trainings so long that a segmentation with a twentieth of the steps has come to its end. Demons on its own
+segmentations end the registration of a DeepAtlas that is to be used; what they are worth to it, and to networks that
+were trained apart, is told. With all people labeled the networks apart are the upper bound. Everything is trained by `jointregseg train`, and goes on where it was
 when it is called again. Figures are those of people who were left out altogether, in as many folds as there are, also
 of that first registration, labeled 0, beside which the paper tells what one label gains; p is that of a one-sided
 Mann-Whitney U test against the networks apart, over pairs for the registration and over images for the segmentation,
@@ -34,8 +34,8 @@ SYSTEMS = {
     "brain": Path(__file__).with_name("few_labels_brain.yaml"),
 }
 BEGUN, APART, TAUGHT, TOGETHER = "begun", "apart", "Semi-DeepAtlas", "DeepAtlas"
-#: Networks trained apart and used together; and how many steps of demons that takes.
-JOINED, DEMONS = "apart, with demons", 3
+#: Networks used together, by so many steps of demons, however they were trained.
+JOINED, DEMONS = ", with demons", 5
 MEASURES = {"registration": "dice", "segmentation": "segmentation"}
 
 
@@ -118,8 +118,8 @@ def _measured(
         for name, run in _trained(trainings, people, taught, bundle(first), arguments.steps, stages).items():
             if name != BEGUN:
                 add((labeled, name), run)
-            if name == APART:
-                add((labeled, JOINED), run, demons=DEMONS)
+            if name in (APART, TOGETHER):
+                add((labeled, name + JOINED), run, demons=DEMONS)
     return [f"{told} in fold {fold}" if arguments.folds > 1 else told for told in carried]
 
 
@@ -176,7 +176,7 @@ def _trained(
 def table(of: str, found: dict[tuple[int | None, str], Figures]) -> Table:
     """Mean figures of each training ``of`` a system, beside the networks apart on the same labels."""
     # A registration without labels has no segmentation, and used together networks segment as they do apart.
-    untold = [(*x, MEASURES["segmentation"]) for x in found if x[0] == 0 or x[1] == JOINED]
+    untold = [(*x, MEASURES["segmentation"]) for x in found if x[0] == 0 or x[1].endswith(JOINED)]
     tests = {}
     for (labeled, name), rows in found.items():
         for key in MEASURES.values():

@@ -197,13 +197,13 @@ def test_the_table_of_few_labels_gets_into_the_document(tmp_path, capsys):
         for name, base in ((few_labels.APART, 0.6), (few_labels.TOGETHER, 0.7))
     }
     apart = found[1, few_labels.APART]
-    found = {(0, few_labels.APART): apart, (1, few_labels.JOINED): apart, **found}
+    found = {(0, few_labels.APART): apart, (1, few_labels.APART + few_labels.JOINED): apart, **found}
     few_labels.table("brain", found).tell(tmp_path / "figures.json", [])
     printed = capsys.readouterr().out.splitlines()
     unlabeled, joined, apart, together = (line.split("\t") for line in printed[1:5])
     assert unlabeled == ["0", "apart", "0.605", "", "", "", "", "", "0.0000"]
     assert apart == ["1", "apart", "0.605", "", "", "0.601", "", "", "0.0000"]
-    assert joined[:4] == ["1", few_labels.JOINED, "0.605", "+0.000"] and joined[5:8] == ["", "", ""]
+    assert joined[:4] == ["1", "apart, with demons", "0.605", "+0.000"] and joined[5:8] == ["", "", ""]
     assert together[2:4] == ["0.705", "+0.100"] and float(together[4]) < 1e-3
     # All four images are better, however many pairs they are in: 4! 4! / 8!, the second of three tests.
     assert together[6:8] == ["+0.100", f"{3 / 2 / 70:.2g}"]
