@@ -7,11 +7,12 @@ Semi-DeepAtlas is `generic` instead of the network, by `jointregseg pseudo-label
 labels that it carried over. In turn means two steps of the registration for one of the segmentation: the paper's 20
 belong to trainings so long that a segmentation with a twentieth of the steps has come to its end. Demons on its own
 segmentations end the registration of a DeepAtlas that is to be used; what they are worth to it, and to networks that
-were trained apart, is told. With all people labeled the networks apart are the upper bound. Everything is trained by `jointregseg train`, and goes on where it was
-when it is called again. Figures are those of people who were left out altogether, in as many folds as there are, also
-of that first registration, labeled 0, beside which the paper tells what one label gains; p is that of a one-sided
-Mann-Whitney U test against the networks apart, over pairs for the registration and over images for the segmentation,
-with a false discovery rate of 0.05 controlled over all tests of the table.
+were trained apart, is told. With all people labeled the networks apart are the upper bound. Everything is trained by
+`jointregseg train`, and goes on where it was when it is called again. Figures are those of people who were left out
+altogether, in as many folds as there are, also of that first registration, labeled 0, beside which the paper tells what
+one label gains; p is that of a one-sided Mann-Whitney U test against the networks apart, over pairs for the
+registration and over images for the segmentation, with a false discovery rate of 0.05 controlled over all tests of the
+table.
 """
 
 from __future__ import annotations
@@ -59,9 +60,7 @@ STAGES = (
     Stage(BEGUN, "", ALONE, 1.0),
     Stage(APART, BEGUN, ALONE, 1.8),
     Stage(TAUGHT, BEGUN, ("alternate={}", "frozen=[registration]"), 0.9),
-    Stage(
-        TOGETHER, TAUGHT, ("alternate={segmentation: 1, registration: 2}", f"arguments.demons={DEMONS}", *EVERY), 2.7
-    ),
+    Stage(TOGETHER, TAUGHT, ("alternate={segmentation: 1, registration: 2}", *EVERY), 2.7),
 )
 
 
