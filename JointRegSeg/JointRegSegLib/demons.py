@@ -32,7 +32,7 @@ def steps(moving: torch.Tensor, fixed: torch.Tensor, found: torch.Tensor, count:
 
 @torch.no_grad()
 def velocity(moving: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
-    """One step from moving to fixed, smoothed: a stationary velocity (N, 3, D, H, W), in voxels."""
+    """`force`, smoothed, as a stationary velocity (N, 3, D, H, W) in voxels, from the fixed lattice into moving."""
     return _STRENGTH * losses.box_mean(losses.box_mean(force(moving, fixed), 3), 3)
 
 
@@ -41,7 +41,8 @@ def force(moving: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
 
     The symmetric force of demons (Vercauteren et al. 2009, doi:10.1016/j.neuroimage.2008.10.040) of all channels
     together: the least-squares solution along their gradients, at most half a voxel long, for a difference that the
-    gradients do not explain says little. Exchanging the two changes its sign.
+    gradients do not explain says little. It leads from the fixed lattice into the moving image; exchanging the two
+    changes its sign.
     """
     wanted, size = torch.zeros_like(moving[:, :1].expand(-1, 3, -1, -1, -1)), torch.full_like(moving[:, :1], 1e-3)
     # Channel by channel, which stays in a CPU's cache: all at once takes 15 times as long.
