@@ -27,7 +27,8 @@ $(OLDER)/ready: $(VENV)/ready
 	@touch $@
 
 test: $(VENV)/ready lint $(if $(filter Darwin,$(shell uname)),,$(OLDER)/ready)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest Testing/acceptance Testing/integration -n 2 --dist loadfile \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest Testing/acceptance -n 2 --dist loadfile --durations=10 # without --cov, for time
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest Testing/integration -n 2 --dist loadfile \
 		--no-loadscope-reorder --cov --cov-report= --durations=20 # the longest come first
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest Testing/unit Testing/scene Testing/widget -n 2 --dist loadfile \
 		--cov --cov-append --cov-report=term:skip-covered --cov-fail-under=90 --durations=20
