@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from scipy.spatial import cKDTree
 
 from . import fields
 
@@ -32,19 +33,43 @@ def hausdorff95(a: np.ndarray, b: np.ndarray, labels: Sequence[int]) -> dict[int
     """95 % Hausdorff distance of each label in voxels; NaN where one of the maps lacks the label.
 
     The distance from each piece of one surface to the other, its 95th percentile weighted by the piece's area, the
-    larger of the two directions: the code of the challenge itself (DeepMind's surface-distance) does it.
+    larger of the two directions: as the code of the challenge itself (DeepMind's surface-distance) has it, in a third
+    of its time.
     """
-    import surface_distance
-
     out = {}
     for label in labels:
-        x, y = a == label, b == label
-        if x.any() and y.any():
-            distances = surface_distance.compute_surface_distances(x, y, (1, 1, 1))
-            out[label] = float(surface_distance.compute_robust_hausdorff(distances, 95))
-        else:
-            out[label] = float("nan")
+        x, y = _surface(a == label), _surface(b == label)
+        known = len(x[0]) and len(y[0])
+        out[label] = max(_percentile95(x, y), _percentile95(y, x)) if known else float("nan")
     return out
+
+
+def _surface(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Corners of voxels (n, 3) where a mask begins or ends, and the area (n,) of its surface around each."""
+    from surface_distance import lookup_tables
+
+    box = []
+    for axis in range(3):
+        found = np.flatnonzero(mask.any(tuple({0, 1, 2} - {axis})))
+        if not len(found):
+            return np.empty((0, 3)), np.empty(0)
+        box.append(slice(found[0], found[-1] + 1))
+    inside = np.pad(mask[tuple(box)], 1).astype(np.uint8)
+    code = np.zeros([n - 1 for n in inside.shape], np.uint8)
+    for place, weight in np.ndenumerate(np.asarray(lookup_tables.ENCODE_NEIGHBOURHOOD_3D_KERNEL, np.uint8)):
+        code += weight * inside[tuple(slice(k, k + n) for k, n in zip(place, code.shape, strict=True))]
+    border = np.nonzero((code != 0) & (code != 255))
+    areas = np.asarray(lookup_tables.create_table_neighbour_code_to_surface_area((1, 1, 1)))
+    return np.stack(border, 1) + [part.start for part in box], areas[code[border]]
+
+
+def _percentile95(surface: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> float:
+    """Distance that 95 % of a surface's area keep to the other one."""
+    tree = cKDTree(other[0], balanced_tree=False, compact_nodes=False)
+    distances = tree.query(surface[0], workers=torch.get_num_threads())[0]
+    order = np.argsort(distances)
+    covered = np.cumsum(surface[1][order])
+    return float(distances[order][min(np.searchsorted(covered, 0.95 * covered[-1]), len(order) - 1)])
 
 
 def sdlogj(displacement: np.ndarray) -> float:

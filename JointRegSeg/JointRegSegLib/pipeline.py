@@ -30,6 +30,8 @@ from .sliding import by_organs
 
 #: The image measure that the verdict looks at, for each that can be optimized.
 JUDGED_BY = {"lncc": "local_correlation", "mse": "correlation", "mi": "mutual_information"}
+#: Memberships, of all classes and of some slices, that are held at a time.
+SLAB = 2**24
 #: What takes the place of a model where the transform was given.
 GIVEN_ENTRY = {"name": "given", "title": "a transform that was made before", "license": None, "sha256": None}
 NOTICE = "For research use only. Not for clinical diagnosis or treatment."
@@ -347,13 +349,15 @@ def carry_labels(labels: sitk.Image, reference: sitk.Image, transform: sitk.Tran
 def segmentation_on(probabilities: torch.Tensor, lattice: Grid, image: sitk.Image, values: list[int]) -> sitk.Image:
     """The most probable label of (1, K, D, H, W) memberships on an image's grid; background where they do not reach."""
     grid = files.grid_of(image)
+    width, height, depth = grid.size
     best = torch.zeros(grid.shape, dtype=torch.uint8)
-    highest = resample(probabilities[:, :1], lattice, grid, fill=1.0)[0, 0]
-    for k in range(1, probabilities.shape[1]):  # one class at a time: memory for two, however many there are
-        other = resample(probabilities[:, k : k + 1], lattice, grid, fill=0.0)[0, 0]
-        better = other > highest
-        highest = torch.where(better, other, highest)
-        best[better] = k
+    thick = max(1, SLAB // (probabilities.shape[1] * width * height))
+    for first in range(0, depth, thick):
+        slab = grid.cropped((0, 0, first), (width, height, min(thick, depth - first)))
+        highest, *others = resample(probabilities, lattice, slab, fill=0.0)[0]
+        for k, other in enumerate(others, start=1):  # several times as fast as argmax
+            best[first : first + thick].masked_fill_(other > highest, k)
+            torch.maximum(highest, other, out=highest)
     table = np.array([0, *values], np.uint8 if max(values) < 256 else np.uint16)
     return scalar_image(table[best.numpy()], grid)
 
@@ -365,6 +369,8 @@ def _warnings(bundle: models.Bundle | None, volumes: list[Volume], estimate: Est
     for side, volume in sides if bundle is not None else ():
         seen = getattr(estimate, f"{side}_probabilities"), getattr(estimate, f"{side}_grid")
         out += domain.unlike(bundle, f"{side} image", volume.values, volume.grid, *seen)
+    if torch.equal(*(volume.values for volume in volumes)):
+        out.append("both images hold the same values: is one scan given twice?")
     return out + [text for side, volume in sides for text in quality.meager(f"{side} image", volume.values)]
 
 
@@ -385,9 +391,8 @@ def _figures(
         "two_way_disagreement_mm": estimate.disagreement,
     }
     if result.fixed_segmentation is not None:
-        out["segmentation_agreement"] = quality.overlap(
-            result.warped_segmentation, result.fixed_segmentation, result.label_names
-        )
+        agreement = quality.overlap(result.warped_segmentation, result.fixed_segmentation, result.label_names)
+        out["segmentation_agreement"] = agreement | {"sought": estimate.matched}
     if result.warped_labels is not None and result.fixed_labels is not None:
         still = carry_labels(result.moving_labels, result.fixed, sitk.Transform(3, sitk.sitkIdentity))
         out["labels"] = {

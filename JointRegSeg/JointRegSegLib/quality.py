@@ -178,6 +178,7 @@ def verdict(quality: dict[str, Any], warnings: list[str], judged_by: str) -> dic
     if agreement is not None:
         value = agreement["mean_dice"] or 0.0
         text = f"carried-over and predicted segmentation agree with Dice {value:.2f}"
+        text += ", which the registration sought" if agreement["sought"] else ""
         (red if value < AGREEMENT_RED else amber if value < AGREEMENT_AMBER else good).append(text)
 
     given = quality.get("labels")

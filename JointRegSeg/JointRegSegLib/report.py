@@ -235,12 +235,13 @@ def _agreement(quality: dict[str, Any]) -> Table:
     ]
     if rows:
         rows.append(("Mean", number(entry.get("mean_dice")), number(entry.get("mean_hd95_voxels"), 1)))
+    sought = "The registration sought this agreement, which therefore proves little. " if entry.get("sought") else ""
     return Table(
         "Segmentation agreement",
         ("Label", "Dice", "HD95 (voxels)"),
         rows,
-        "The moving segmentation, carried over, against the fixed one; neither was drawn. Dice: 1 is perfect; HD95: "
-        "distance that 95 % of the outlines keep, 0 is perfect.",
+        f"The moving segmentation, carried over, against the fixed one; neither was drawn. {sought}Dice: 1 is perfect; "
+        "HD95: distance that 95 % of the outlines keep, 0 is perfect.",
         "not available: the model does not segment",
     )
 

@@ -107,8 +107,9 @@ def test_very_small_volumes(side):
     assert np.isfinite(array(result.warped)).all() and result.report["quality"]["regularity"]["folded_share"] < 1
 
 
-def test_an_image_on_itself_stays_where_it_is():
+def test_an_image_on_itself_stays_where_it_is_and_is_told_of():
     image = volume(thing(), fixed_grid())
     result = register(image, image)
     assert errors(result, np.eye(4)).mean() <= 0.2
-    assert result.verdict != "red"
+    assert result.verdict == "amber"
+    assert any("one scan given twice" in text for text in result.report["warnings"])

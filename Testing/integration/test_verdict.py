@@ -23,7 +23,7 @@ GOOD = {
     "similarity": {"local_correlation": {"before": 0.3, "after": 0.8}, "correlation": {"before": 0.5, "after": 0.9}},
     "regularity": {"folded_share": 0.0, "extreme_share": 0.0, "inverse_consistency_voxels": {"mean": 0.02, "max": 0.3}},
     "two_way_disagreement_mm": 0.5,
-    "segmentation_agreement": {"mean_dice": 0.9},
+    "segmentation_agreement": {"mean_dice": 0.9, "sought": False},
     "labels": {"before": {"mean_dice": 0.5}, "after": {"mean_dice": 0.8}},
     "landmarks": {"count": 4, "before_mm": {"mean": 5.0}, "after_mm": {"mean": 1.0}},
 }
@@ -87,6 +87,7 @@ def marked(before: float, after: float) -> dict:
             "less alike than before",
         ),
         (changed("regularity.inverse_consistency_voxels.mean", 0.8), [], "amber", "there and back"),
+        (changed("segmentation_agreement.sought", True), [], "green", "Dice 0.90, which the registration sought"),
         (changed("segmentation_agreement.mean_dice", 0.6), [], "amber", "agree with Dice 0.60"),
         (changed("segmentation_agreement.mean_dice", 0.2), [], "red", "agree with Dice 0.20"),
         (changed("segmentation_agreement.mean_dice", None), [], "red", "agree with Dice 0.00"),

@@ -178,6 +178,7 @@ def test_known_motion_is_measured(way):
         assert set(quality["labels"]["after"]["labels"]) == {"1", "2"}  # the user's, not the model's
         assert set(quality["segmentation_agreement"]["labels"]) == {"left blob", "right blob"}
         assert 0 < quality["segmentation_agreement"]["mean_dice"] <= 1
+        assert quality["segmentation_agreement"]["sought"] == (way.kind == "refined")
         assert quality["two_way_disagreement_mm"] > 0
 
 

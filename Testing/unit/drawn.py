@@ -98,7 +98,7 @@ def whole_report() -> dict:
                 "inverse_consistency_mm": {"mean": 0.333, "max": 0.444},
             },
             "two_way_disagreement_mm": None,
-            "segmentation_agreement": overlap,
+            "segmentation_agreement": overlap | {"sought": True},
             "labels": {"before": overlap, "after": {"labels": {}, "mean_dice": None, "mean_hd95_voxels": None}},
             "landmarks": {
                 "count": 17,

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import surface_distance
 from JointRegSegLib import metrics
 
 SHAPE = (12, 10, 11)
@@ -61,6 +62,14 @@ def test_hausdorff_is_the_worse_direction_and_symmetric():
 def test_hausdorff_of_an_absent_label_is_nan():
     found = metrics.hausdorff95(box((2, 2, 2), (4, 4, 4), 1), box((2, 2, 2), (4, 4, 4), 2), [1, 2, 3])
     assert all(math.isnan(found[label]) for label in (1, 2, 3))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.97])
+def test_hausdorff_is_that_of_the_challenge(share):
+    for pair in np.random.default_rng(3).random((10, 2, 9, 8, 7)) < share:  # they reach the borders, and are in pieces
+        theirs = surface_distance.compute_surface_distances(*pair, (1, 1, 1))
+        expected = surface_distance.compute_robust_hausdorff(theirs, 95)
+        assert metrics.hausdorff95(*pair.astype(np.uint8), [1])[1] == pytest.approx(expected, abs=1e-9)
 
 
 def test_figures_of_a_uniform_scaling_show_no_spread():

@@ -100,6 +100,7 @@ def test_page_has_every_section_and_the_notice_first(page):
     for title in (
         "Similarity of the images",
         "Segmentation agreement",
+        "The registration sought this agreement",
         "Overlap of the given labels",
         "Landmarks",
         "Inputs",

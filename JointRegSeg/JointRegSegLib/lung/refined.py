@@ -64,7 +64,7 @@ def refined(
     slid = by_organs(fixed, moving, organs, near)
     around = invertible(whole.deformation.on(field_lattice(fixed.grid)), LIMIT)
     joint = beside(slid.deformation, around)
-    return replace(whole, deformation=joint, outlines=_outlines(bundle, found), sliding=True)
+    return replace(whole, deformation=joint, outlines=_outlines(bundle, found), sliding=True, matched=True)
 
 
 def _lungs(volume: Volume) -> np.ndarray | None:

@@ -92,6 +92,8 @@ class RegistrationNetwork(nn.Module):
     #: Every side of the lattice has to be a multiple of this.
     divisor: int = 1
     inputs: int = 1
+    #: Whether registration ends by bringing the network's own segmentations of both images onto each other.
+    matches: bool = False
 
     def forward(self, moving: torch.Tensor, fixed: torch.Tensor) -> Prediction:
         """Register and segment a batch of pairs; see `Prediction`."""
