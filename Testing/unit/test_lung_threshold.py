@@ -66,6 +66,11 @@ def test_one_lung_alone():
     assert right == 0 and left > 300
 
 
+def test_the_lobes_of_one_lung_are_not_two_lungs():
+    one = threshold.lungs(body((-60, 0, 42, 45), (-55, 0, -42, 45)), GRID)
+    assert set(np.unique(one)) == {0, threshold.RIGHT}
+
+
 def test_vessels_belong_to_the_lung():
     hu = body((-50, 0, 0, 42), (50, 0, 0, 42))
     whole = threshold.lungs(hu, GRID) > 0

@@ -131,8 +131,12 @@ def _apart(found: np.ndarray, grid: Grid, ml: float) -> np.ndarray:
         sizes[0] = 0
         large = np.argsort(sizes)[::-1][:2]
         if count >= 2 and sizes[large[1]] > 0.15 * sizes[large[0]] and sizes[large[1]] > LEAST_ONE / 8:
-            seeds = [parts == n for n in large]
-            break
+            both = [grid.to_world(np.argwhere(parts == n)[:, ::-1]).mean(0) for n in large]
+            way = np.abs(both[0] - both[1])
+            # Lungs lie beside each other; one above the other are the lobes of one alone.
+            if way[0] > way[2]:
+                seeds = [parts == n for n in large]
+                break
     out = np.zeros(found.shape, np.uint8)
     if seeds is None:  # one lung alone: on the side of the image's middle where it lies
         out[found] = RIGHT if np.mean(side) < grid.center[0] else LEFT
