@@ -82,7 +82,8 @@ class Estimate:
     distance in mm by which the network's own two directions miss each other. ``outlines`` are (1, 1, D, H, W) labels of
     the model on the images' own grids, fixed and moving, where something better than the most probable ones is known.
     ``sliding`` says that the deformation jumps where an organ slides, and that beyond its lattice nothing is looked at,
-    ``matched`` that it was made to bring the two segmentations onto each other, so that their agreement proves little.
+    ``agreement_sought`` that it was made to bring both segmentations onto each other, so that it proves little if they
+    agree.
     """
 
     deformation: Deformation
@@ -94,7 +95,7 @@ class Estimate:
     disagreement: float | None = None
     outlines: Sequence[torch.Tensor] | None = None
     sliding: bool = False
-    matched: bool = False
+    agreement_sought: bool = False
 
 
 def by_model(
@@ -154,10 +155,10 @@ def by_model(
             "fixed": answer.fixed_segmentation.softmax(1) if answer.fixed_segmentation is not None else None,
             "moving": answer.moving_segmentation.softmax(1) if answer.moving_segmentation is not None else None,
         }
-        matched = network.matches or bool(refine and not objective.anew and objective.overlap)
+        sought = network.seeks_agreement or bool(refine and not objective.anew and objective.overlap)
         if probabilities["fixed"] is None and probabilities["moving"] is not None:
-            matched = True
-            # A network that segments the moving image alone: the fixed one's is what it carries over.
+            # A network that segments the moving image alone: the fixed one's is what it carries over, and so agrees.
+            sought = True
             probabilities["fixed"] = fields.warp(probabilities["moving"], answer.there)
     tell(progress, "network", 1.0)
     if refine and not objective.anew:
@@ -195,7 +196,7 @@ def by_model(
         partner,
         *(None if probabilities[k] is None else probabilities[k].float().cpu().clone() for k in ("fixed", "moving")),
         disagreement=disagreement,
-        matched=matched,
+        agreement_sought=sought,
     )
 
 

@@ -392,7 +392,7 @@ def _figures(
     }
     if result.fixed_segmentation is not None:
         agreement = quality.overlap(result.warped_segmentation, result.fixed_segmentation, result.label_names)
-        out["segmentation_agreement"] = agreement | {"sought": estimate.matched}
+        out["segmentation_agreement"] = agreement | {"sought": estimate.agreement_sought}
     if result.warped_labels is not None and result.fixed_labels is not None:
         still = carry_labels(result.moving_labels, result.fixed, sitk.Transform(3, sitk.sitkIdentity))
         out["labels"] = {

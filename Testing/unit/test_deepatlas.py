@@ -52,7 +52,7 @@ def test_untrained_is_exactly_the_identity(make, pair):
     answer = network(pair[0], pair[0] if network.demons else pair[1])
     assert answer.forward.shape == (2, 3, *SHAPE) and not answer.forward.any()
     assert torch.equal(fields.warp(pair[0], answer.there), pair[0])
-    assert network.matches == bool(network.demons)
+    assert network.seeks_agreement == bool(network.demons)
     assert (answer.back is None) == (not network.both)
     if network.both:
         assert not answer.back.any()

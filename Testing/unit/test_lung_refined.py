@@ -123,6 +123,7 @@ def test_a_lung_without_partner_and_other_labels(whole, monkeypatch, names, outl
     monkeypatch.setattr(module, "by_organs", organs_of)
     bundle = SimpleNamespace(manifest={"labels": [{"name": name, "value": value} for name, value in names.items()]})
     found = refined(bundle, *images, Settings(10, side=48))
+    assert found.agreement_sought == outlined  # the network's own segmentation is nothing that slides
     np.testing.assert_array_equal(seen, lungs == threshold.RIGHT)
     assert (found.outlines is not None) == outlined
     if outlined:

@@ -64,7 +64,9 @@ def refined(
     slid = by_organs(fixed, moving, organs, near)
     around = invertible(whole.deformation.on(field_lattice(fixed.grid)), LIMIT)
     joint = beside(slid.deformation, around)
-    return replace(whole, deformation=joint, outlines=_outlines(bundle, found), sliding=True, matched=True)
+    outlines = _outlines(bundle, found)
+    sought = whole.agreement_sought or outlines is not None  # the outlines are those of the organs that slid
+    return replace(whole, deformation=joint, outlines=outlines, sliding=True, agreement_sought=sought)
 
 
 def _lungs(volume: Volume) -> np.ndarray | None:

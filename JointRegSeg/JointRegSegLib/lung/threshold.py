@@ -131,18 +131,17 @@ def _apart(found: np.ndarray, grid: Grid, ml: float) -> np.ndarray:
         sizes[0] = 0
         large = np.argsort(sizes)[::-1][:2]
         if count >= 2 and sizes[large[1]] > 0.15 * sizes[large[0]] and sizes[large[1]] > LEAST_ONE / 8:
-            both = [grid.to_world(np.argwhere(parts == n)[:, ::-1]).mean(0) for n in large]
-            way = np.abs(both[0] - both[1])
-            # Lungs lie beside each other; one above the other are the lobes of one alone.
-            if way[0] > way[2]:
+            middles = [grid.to_world(np.argwhere(parts == n)[:, ::-1]).mean(0) for n in large]  # LPS mm
+            apart = np.abs(middles[0] - middles[1])
+            # Lungs lie beside each other; what lies above the other are the lobes of one alone.
+            if apart[0] > apart[2]:
                 seeds = [parts == n for n in large]
                 break
     out = np.zeros(found.shape, np.uint8)
     if seeds is None:  # one lung alone: on the side of the image's middle where it lies
         out[found] = RIGHT if np.mean(side) < grid.center[0] else LEFT
         return out
-    middles = [grid.to_world(np.argwhere(seed)[:, ::-1])[:, 0].mean() for seed in seeds]
-    right, left = (seeds[n] for n in np.argsort(middles))
+    right, left = (seeds[n] for n in np.argsort([middle[0] for middle in middles]))
     marks = np.zeros(found.shape, np.uint8)
     marks[right], marks[left] = RIGHT, LEFT
     flooded = sitk.MorphologicalWatershedFromMarkers(

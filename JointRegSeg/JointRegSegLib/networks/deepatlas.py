@@ -157,7 +157,7 @@ class DeepAtlas(RegistrationNetwork):
         if demons and not classes:
             raise ValueError("demons need a segmentation: classes of 2 or more")
         self.inputs, self.velocity, self.both, self.passes = inputs, velocity, both, passes
-        self.demons, self.matches = demons, demons > 0
+        self.demons, self.seeks_agreement = demons, demons > 0
         self.divisor = max(stride, 2 ** (len(channels) - 1) if classes else 1)
         self.registration = VoxelMorph(2 * inputs, encoder, decoder, stride, normalized)
         self.segmentation = UNet(inputs, channels, convolutions, classes) if classes else None

@@ -93,7 +93,7 @@ class RegistrationNetwork(nn.Module):
     divisor: int = 1
     inputs: int = 1
     #: Whether registration ends by bringing the network's own segmentations of both images onto each other.
-    matches: bool = False
+    seeks_agreement: bool = False
 
     def forward(self, moving: torch.Tensor, fixed: torch.Tensor) -> Prediction:
         """Register and segment a batch of pairs; see `Prediction`."""
