@@ -5,7 +5,7 @@ begins with the weights of a pretraining on hippocampi that were cut out of whol
 whole hippocampus is known; and then on the same with noisy labels of its parts, by a network that learned to segment
 from the training people. All trainings have as many steps and the same seed, and go on where they were when this is
 called again. Figures are those of pairs of people who were left out altogether; p is that of Wilcoxon's signed-rank
-test against the line above, corrected after Holm.
+test against the line above, in which a person counts once, corrected after Holm.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from JointRegSegLib import files, metrics
 from JointRegSegLib.deformation import scalar_image
 from JointRegSegLib.geometry import Grid, resample
 from JointRegSegTrainingLib import cohort
-from scipy.stats import wilcoxon
-from trainings import Figures, OutOfTime, Table, Trainings, bundle, call, figures, parser
+from people import each, signed_rank
+from trainings import Figures, OutOfTime, Table, Trainings, bundle, call, cohort_of, figures, parser
 
 BASELINE, SYMMETRY, PRETRAINING, NOISY = "baseline", "+ symmetry", "+ pretraining", "+ noisy labels"
 CONFIG = "symmetric-hippocampus-published"
@@ -63,9 +63,7 @@ def trained(arguments: argparse.Namespace) -> Iterator[tuple[str, Path]]:
     folder, data, steps = arguments.output, Path(arguments.data), arguments.steps
     people, crops, noisy = folder / "cohort.csv", folder / "crops.csv", folder / "noisy.csv"
     folder.mkdir(parents=True, exist_ok=True)
-    if not people.exists():
-        split = ("--validation", arguments.validation, "--test", arguments.test)
-        call("cohort", data / "hippocampus", "--output", people, *split)
+    cohort_of(data / "hippocampus", people, arguments.validation, arguments.test)
     if not crops.exists():
         with_training(people, cut_out(data / "brain", folder / "crops"), crops)
     trainings = Trainings(CONFIG, arguments.set, arguments.max_minutes)
@@ -119,7 +117,7 @@ def table(found: dict[str, Figures]) -> Table:
     """Mean figures of each line, beside the one above."""
     steps = list(zip(list(found), list(found)[1:], strict=False))
     values = {name: np.array([row["dice"] for row in rows]) for name, rows in found.items()}
-    tests = {name: _p(values[name] - values[before]) for before, name in steps}
+    tests = {name: signed_rank(*(each(found[n], "dice") for n in (name, before))) for before, name in steps}
     corrected, largest = {}, 0.0
     for rank, name in enumerate(sorted(tests, key=tests.get)):
         corrected[name] = largest = max(largest, min(1.0, tests[name] * (len(tests) - rank)))
@@ -133,7 +131,9 @@ def table(found: dict[str, Figures]) -> Table:
         gained = "" if last is None else f"{(values[name] - values[last]).mean():+.3f}"
         lines.append([*line, gained, "" if last is None else f"{corrected[name]:.2g}"])
         last = name
-    said = f"{len(before)} pairs of people who were left out; gain and p beside the line above"
+    count = len({row["fixed"] for row in next(iter(found.values()))})
+    said = f"{len(before)} pairs of {count} people who were left out; gain and p, a person counting once, beside the "
+    said += "line above"
     if useless := [name for name, p in corrected.items() if p > LEVEL]:
         said += f"; no gain or loss that can be told from chance: {', '.join(useless)}"
     return Table(
@@ -142,10 +142,6 @@ def table(found: dict[str, Figures]) -> Table:
         ["training", "Dice", "Dice30", "HD95, voxels", "spread of log J", "folded, %", "gain", "p"],
         lines,
     )
-
-
-def _p(difference: np.ndarray) -> float:
-    return float(wilcoxon(difference).pvalue) if difference.any() else 1.0
 
 
 if __name__ == "__main__":

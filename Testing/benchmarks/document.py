@@ -19,7 +19,7 @@ from JointRegSegLib import metrics, models
 from JointRegSegLib.errors import ModelError
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from scipy.stats import wilcoxon
+from people import each, signed_rank
 
 COLUMNS = (
     ("Dice", "dice", 3, 1),
@@ -98,7 +98,8 @@ def chapter(found: dict, folder: Path) -> list[str]:
         out += ["", f"Pairs in which a structure's Dice is better than that of {RIVAL}:", ""]
         out += _by_structure(names, others, lambda value, rows: _wins(rows, methods[RIVAL], f"dice {value}"))
     reference = next(name for name in REFERENCES if name in methods)
-    out += ["", f"Difference of Dice from {reference}, Wilcoxon's signed-rank test, p corrected after Holm:", ""]
+    told = "of each person the mean over the pairs onto them; p of Wilcoxon's signed-rank test, corrected after Holm"
+    out += ["", f"Difference of Dice from {reference}, {told}:", ""]
     out += _compared(methods, reference)
     plot(methods, folder / f"{system}.png")
     return [*out, "", f"![Dice of each pair by method]({system}.png)", ""]
@@ -119,14 +120,13 @@ def _wins(rows: list[dict], others: list[dict], key: str) -> str:
 
 
 def _compared(methods: dict[str, list[dict]], reference: str) -> list[str]:
-    base = np.array([row["dice"] for row in methods[reference]])
-    tests = []
+    base, tests = each(methods[reference], "dice"), []
     for name, rows in methods.items():
-        difference = np.array([row["dice"] for row in rows]) - base
-        if difference.any():
-            tests.append((name, difference.mean(), (difference > 0).mean(), wilcoxon(difference).pvalue))
+        own = each(rows, "dice")
+        if (own != base).any():
+            tests.append((name, (own - base).mean(), (own > base).mean(), signed_rank(own, base)))
     tests.sort(key=lambda test: test[3])
-    out, largest = [_line(["method", "mean difference", "pairs that are better", "p"]), _line(["---"] * 4)], 0.0
+    out, largest = [_line(["method", "mean difference", "people who are better", "p"]), _line(["---"] * 4)], 0.0
     for rank, (name, mean, share, p) in enumerate(tests):
         largest = max(largest, min(1.0, p * (len(tests) - rank)))
         out.append(_line([name, f"{mean:+.3f}", f"{100 * share:.0f} %", f"{largest:.2g}"]))

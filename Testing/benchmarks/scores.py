@@ -11,8 +11,9 @@ import torch
 from cohorts import read
 from JointRegSegLib import fields, files, metrics
 from JointRegSegLib.geometry import Grid
+from JointRegSegTrainingLib.cohort import stem
 
-Row = dict[str, float]
+Row = dict[str, float | str]
 
 
 def score(
@@ -30,6 +31,7 @@ def score(
         carried = start if case is None else sitk.GetArrayFromImage(sitk.ReadImage(str(case / "warped_labels.nii.gz")))
         overlaps = metrics.dice(carried, truth, labels)
         row = {
+            **{key: stem(Path(pair[key])) for key in ("moving", "fixed")},
             "before": _mean(metrics.dice(start, truth, labels)),
             "dice": _mean(overlaps),
             "hd95": _mean(metrics.hausdorff95(carried, truth, labels)),

@@ -10,13 +10,16 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from JointRegSegTrainingLib import evaluation, subjects
+from JointRegSegLib import device
+from JointRegSegLib.errors import JointRegSegError
+from JointRegSegTrainingLib import cohort, evaluation, plan, subjects
 from JointRegSegTrainingLib.runs import load_run, part
-from JointRegSegTrainingLib.trainer import read_state
+from JointRegSegTrainingLib.trainer import check_folder, read_state
 from revision import revision
 
 Figures = list[dict[str, float | str]]
@@ -87,6 +90,24 @@ def call(*words: object) -> None:
         raise SystemExit(code)
 
 
+@contextmanager
+def _told() -> Iterator[None]:
+    """What cannot be used ends an experiment, in one line."""
+    try:
+        yield
+    except JointRegSegError as error:
+        raise SystemExit(str(error)) from None
+
+
+def cohort_of(source: Path, table: Path, *split: int, **options: int | None) -> Path:
+    """Table of a folder's cohort, as `cohort.of_folder` divides it; one that is there already has to be the same."""
+    with _told():
+        rows = cohort.of_folder(source, *split, **options)
+        cohort.require_same(table, rows)
+        cohort.write(table, rows)
+    return table
+
+
 @dataclass
 class Trainings:
     """Runs of one configuration.
@@ -113,29 +134,42 @@ class Trainings:
         """Minutes that are left."""
         return (self._end - time.monotonic()) / 60
 
-    def train(
-        self, run: Path, cohort: Path, steps: int, changes: Sequence[str] = (), start: Path | None = None
-    ) -> Path:
-        """Train to the end, unless that is done; returns the run's folder.
+    def train(self, run: Path, table: Path, steps: int, changes: Sequence[str] = (), start: Path | None = None) -> Path:
+        """Train on the cohort of that table to the end, unless that is done; returns the run's folder.
 
         Raises
         ------
         OutOfTime
             If the end is not reached in time.
+        SystemExit
+            If the training fails, or the folder has a run of another plan or cohort.
         """
-        if not _done(run, steps):
+        # What a training is about counts more than what is asked for of all of them.
+        changes = (f"steps={steps}", *self.changes, *changes)
+        if _done(run, steps):
+            self._require(run, table, changes)
+        else:
             if self.left <= 0:
                 raise OutOfTime
-            words = ["train", "--config", self.config, "--cohort", cohort, "--output", run]
+            words = ["train", "--config", self.config, "--cohort", table, "--output", run]
             words += ["--max-minutes", self.left]
             words += ["--start", start] if start else []
-            # What a training is about counts more than what is asked for of all of them.
-            for change in (f"steps={steps}", *self.changes, *changes):
+            for change in changes:
                 words += ["--set", change]
             call(*words)
             if not _done(run, steps):
                 raise OutOfTime
         return run
+
+    def _require(self, run: Path, table: Path, changes: Sequence[str]) -> None:
+        """End with a line unless that is what a complete run was trained for and on."""
+        with _told():
+            source = plan.find(self.config)
+            made = plan.from_entries(plan.read_entries(source, changes), str(source))
+            if made.mixed is None:
+                made = replace(made, mixed=device.choose("auto").type == "cuda")
+            check_folder(run, made)
+            cohort.require_same(run / "cohort.csv", cohort.read(table))
 
 
 def _done(run: Path, steps: int) -> bool:
@@ -145,7 +179,7 @@ def _done(run: Path, steps: int) -> bool:
 def bundle(run: Path) -> Path:
     """The run as a model bundle beside it, to begin other runs with."""
     place = run.with_name(f"{run.name} bundle")
-    if not place.exists():
+    if not (place / "model.json").exists():
         call("export", "--run", run, "--output", place, "--pairs", 2)
     return place
 
@@ -155,10 +189,10 @@ def figures(run: Path, count: int, **changes: object) -> Figures:
 
     ``changes`` are arguments of the network in which it differs from the one that was trained.
     """
-    plan, rows, network = load_run(run)
+    made, rows, network = load_run(run)
     for name, value in changes.items():
         setattr(network, name, value)
-    held_out = subjects.load(part(rows, "test"), plan, run)
+    held_out = subjects.load(part(rows, "test"), made, run)
     pairs = subjects.pairs_of(held_out, count)
-    found = evaluation.each(network, held_out, pairs, plan)
+    found = evaluation.each(network, held_out, pairs, made)
     return [{"fixed": fixed, **row} for (_, fixed), row in zip(pairs, found, strict=True)]
