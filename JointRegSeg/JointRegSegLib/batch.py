@@ -145,6 +145,7 @@ def run_batch(
             options = {**options, "model": str(bundle.folder.absolute())}  # other processes stand elsewhere
     if scheduler is None:
         device.choose(options.get("device_name", "auto"))
+    _check_summary(folder / SUMMARY)
     if not overwrite:
         _check_settings(folder, pairs, options, checksum)
     rows: dict[str, dict[str, Any]] = {}
@@ -205,6 +206,19 @@ def _check_organs(table: Path, pairs: Iterable[dict[str, str]], options: dict[st
         check_options(**options, **{column: pair[column] for column in ORGANS})
     except InputError as error:
         raise InputError(f"{table}: columns {' and '.join(ORGANS)}: {error}", error.option) from None
+
+
+def _check_summary(path: Path) -> None:
+    """Refuse to replace a table of that name that no batch has written."""
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            columns = next(csv.reader(stream), [])
+    except (FileNotFoundError, IsADirectoryError):  # of the latter is told when it is written
+        return
+    except (OSError, ValueError, csv.Error):
+        columns = []
+    if not {"case", "status"} <= set(columns):
+        raise OutputError(f"{path}: exists and is no summary of a batch; name another folder")
 
 
 def _check_settings(folder: Path, cases: Iterable[str], options: dict[str, Any], checksum: str | None) -> None:

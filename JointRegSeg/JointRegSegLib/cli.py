@@ -286,7 +286,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("jointregseg: interrupted; nothing half-written was left", file=sys.stderr)
         return 130
     except JointRegSegError as error:
-        print(f"jointregseg: {with_cure(str(error), error.option)}", file=sys.stderr)
+        has = error.option != "fill" or hasattr(arguments, "fill")  # training has no such option
+        print(f"jointregseg: {with_cure(str(error), error.option if has else None)}", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
         if not lacks_memory(error):

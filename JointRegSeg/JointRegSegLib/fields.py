@@ -6,8 +6,6 @@ voxel x of the fixed lattice is read at x + u(x) of the moving one.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -220,12 +218,6 @@ def affine_matrix(linear: np.ndarray, translation: np.ndarray, center: np.ndarra
     return out
 
 
-def affine_displacement(matrix: np.ndarray, grid: Grid) -> torch.Tensor:
-    """Voxel displacement (1, 3, D, H, W) on ``grid`` of a (4, 4) matrix of LPS points."""
-    voxel = np.linalg.inv(grid.array_affine) @ matrix @ grid.array_affine
-    return affine_coordinates(voxel - np.eye(4), grid.shape, torch.empty(0))
-
-
 @precision.full
 def then_affine(displacement: torch.Tensor, matrix: torch.Tensor | None) -> torch.Tensor:
     """The displacement of x ↦ A (x + u(x)) for voxel matrices A, (N, 3, 4); u itself without one."""
@@ -234,41 +226,3 @@ def then_affine(displacement: torch.Tensor, matrix: torch.Tensor | None) -> torc
     x = identity(displacement)
     moved = torch.einsum("nca,nadhw->ncdhw", matrix[:, :, :3], x + displacement)
     return moved + matrix[:, :, 3].reshape(-1, 3, 1, 1, 1) - x
-
-
-def decompose(matrix: np.ndarray, center: np.ndarray) -> dict[str, np.ndarray]:
-    """What a (4, 4) matrix of LPS points does, about ``center`` (mm).
-
-    Returns
-    -------
-    dict
-        ``rotation`` (3, 3), ``angles`` in degrees (rotation vector about x, y, z), ``scales`` and ``shears`` of the
-        upper triangular stretch, so that linear = rotation @ stretch; ``translation`` of the center in mm.
-    """
-    linear = np.asarray(matrix, float)[:3, :3]
-    rotation, stretch = np.linalg.qr(linear)
-    signs = np.sign(np.diag(stretch))
-    if np.linalg.det(linear) < 0:  # a reflection stays visible as a negative scale; rotations have determinant +1
-        signs[0] *= -1
-    rotation, stretch = rotation * signs, signs[:, None] * stretch
-    scales = np.diag(stretch)
-    cosine = np.clip((np.trace(rotation) - 1) / 2, -1, 1)
-    vector = np.array(
-        [rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0], rotation[1, 0] - rotation[0, 1]]
-    )
-    norm = np.linalg.norm(vector)
-    angle = math.degrees(math.atan2(norm / 2, cosine))
-    if norm > 1e-9:
-        angles = angle * vector / norm
-    else:  # none, or half a turn, whose axis shows in the symmetric part only
-        outer = (rotation + np.eye(3)) / 2  # of the axis with itself
-        axis = outer[np.argmax(np.diag(outer))]
-        axis = axis / np.linalg.norm(axis)
-        angles = angle * axis
-    return {
-        "rotation": rotation,
-        "angles": angles,
-        "scales": scales,
-        "shears": np.array([stretch[0, 1], stretch[0, 2], stretch[1, 2]]) / scales[[0, 0, 1]],
-        "translation": linear @ center + np.asarray(matrix, float)[:3, 3] - center,
-    }

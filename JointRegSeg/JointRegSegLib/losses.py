@@ -98,9 +98,8 @@ def dice(
     b: torch.Tensor,
     eps: float = 1e-3,
     known: torch.Tensor | None = None,
-    squared: bool = True,
 ) -> torch.Tensor:
-    """One minus the soft Dice coefficient, mean over labels and batch.
+    """One minus the soft Dice coefficient with squares below (Milletari et al. 2016), mean over labels and batch.
 
     Parameters
     ----------
@@ -108,12 +107,9 @@ def dice(
         (N, K, D, H, W) memberships without the background; a label absent from both counts as perfect.
     known : torch.Tensor, optional
         (N, K), 1 or true for the labels that an image's data set has; the mean is over them, and 0 if there are none.
-    squared : bool
-        The denominator: sums of squares (Milletari et al. 2016), or of the memberships themselves (Xu and Niethammer
-        2019, equation 3, which as printed lacks the factor 2 that makes equal masks perfect).
     """
     a, b = a.flatten(2), b.flatten(2)
-    sizes = [torch.linalg.vecdot(x, x) if squared else x.sum(2) for x in (a, b)]
+    sizes = [torch.linalg.vecdot(x, x) for x in (a, b)]
     missed = 1 - (2 * torch.linalg.vecdot(a, b) + eps) / (sum(sizes) + eps)
     if known is None:
         return missed.mean()

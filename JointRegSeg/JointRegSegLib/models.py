@@ -15,7 +15,7 @@ import torch
 
 from . import __version__, catalog
 from .catalog import GENERIC
-from .errors import ModelError, reading
+from .errors import ModelError, OutputError, reading
 from .networks import NETWORKS, RegistrationNetwork
 from .preprocess import Preprocessing
 from .regularize import LIMIT
@@ -198,6 +198,8 @@ def write_bundle(folder: Path, manifest: dict[str, Any], network: RegistrationNe
     ------
     ModelError
         If the manifest breaks the schema; nothing is written then.
+    OutputError
+        If the folder cannot be written to; a bundle that is there stays as it was.
     """
     from safetensors.torch import save
 
@@ -205,7 +207,14 @@ def write_bundle(folder: Path, manifest: dict[str, Any], network: RegistrationNe
     manifest = {**manifest, "sha256": hashlib.sha256(weights).hexdigest(), "requires": __version__}
     manifest = json.loads(json.dumps(manifest))  # tuples become lists, which the schema knows
     _check(manifest, folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "weights.safetensors").write_bytes(weights)
-    (folder / "model.json").write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    told = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+    written = {"weights.safetensors": weights, "model.json": told.encode()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in written.items():  # in full, before anything takes its place
+            (folder / f".{name}").write_bytes(content)
+        for name in written:
+            (folder / f".{name}").replace(folder / name)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written ({error.strerror}); name another folder") from None
     return open_bundle(folder)

@@ -71,14 +71,14 @@ def check_free(
     for path in filter(None, inputs):
         if Path(os.path.realpath(path)).is_relative_to(where):
             raise OutputError(f"{where}: holds the input {path}; name another folder")
-    if there and not overwrite:
-        raise OutputError(f"{where}: exists already; replace it, or name another folder", "overwrite")
     strangers = there - set(names)
     if strangers or (there and report not in there):
         why = f"holds '{min(strangers)}'" if strangers else f"has no {report}"
         raise OutputError(
             f"{where}: is not the folder of a result, for it {why}, and will not be replaced; name another one"
         )
+    if there and not overwrite:
+        raise OutputError(f"{where}: exists already; replace it, or name another folder", "overwrite")
     return where
 
 

@@ -206,7 +206,8 @@ def _likeness(similarity: dict[str, Any], judged_by: str) -> tuple[str, str]:
         return "red", "after registration the images do not overlap"
     whole = similarity["correlation"]
     if (whole["before"] or 0) >= SAME_BEFORE and whole["after"] >= SAME_AFTER:
-        return "green", f"the images were nearly the same (correlation {whole['before']:.2f} → {whole['after']:.2f})"
+        text = f"the images were nearly the same (correlation {whole['before']:.2f} → {whole['after']:.2f})"
+        return ("amber", f"{text} and are less so now") if whole["after"] < whole["before"] - WORSE else ("green", text)
     was = "no overlap" if before is None else f"{before:.2f}"
     change = f"({judged_by.replace('_', ' ')} {was} → {after:.2f})"
     if before is not None and after < before - WORSE:

@@ -62,6 +62,8 @@ def make_invertible(
         if not bool(bad.any()):
             break
         displacement = _smoothed(displacement, bad)
+    else:
+        inverse = fields.invert(displacement, inverse, iterations=100)
     return displacement, inverse
 
 

@@ -33,6 +33,6 @@ def dissimilarity(
 
 
 def unit_range(image: torch.Tensor) -> torch.Tensor:
-    """Each channel of (N, C, D, H, W) scaled to 0 … 1 by its own extremes, which are constants to the gradient."""
-    low, high = (extreme(image.detach(), (0, 2, 3, 4), keepdim=True) for extreme in (torch.amin, torch.amax))
+    """Each channel of each (N, C, D, H, W) scaled to 0 … 1 by its own extremes, which are constants to the gradient."""
+    low, high = (extreme(image.detach(), (2, 3, 4), keepdim=True) for extreme in (torch.amin, torch.amax))
     return (image - low) / (high - low).clamp_min(torch.finfo(image.dtype).tiny)

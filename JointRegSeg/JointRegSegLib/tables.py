@@ -29,7 +29,7 @@ def read_table(path: Path, required: Sequence[str], optional: Sequence[str] = ()
     Raises
     ------
     InputError
-        If it cannot be read, lacks a column, or has others than these.
+        If it cannot be read, lacks a column, has one twice or others than these, or a line is longer than the first.
     """
     cure = f"columns are {', '.join(required)}" + (f" and optionally {', '.join(optional)}" if optional else "")
     with reading(path):
@@ -42,9 +42,13 @@ def read_table(path: Path, required: Sequence[str], optional: Sequence[str] = ()
         except (csv.Error, UnicodeDecodeError):
             raise InputError(f"{path}: cannot be read as CSV text; save it as CSV in UTF-8") from None
     columns = [name.lower() for name in lines[0]] if lines else []
+    if twice := [name for name in columns if columns.count(name) > 1]:
+        raise InputError(f"{path}: the column '{twice[0]}' is there twice; {cure}")
     missing = [name for name in required if name not in columns]
     unknown = [name for name in columns if name not in (*required, *optional)]
     if missing or unknown:
         what = f"lacks the column {', '.join(missing)}" if missing else f"has an unknown column '{unknown[0]}'"
         raise InputError(f"{path}: {what}; {cure}")
+    if long := [number for number, line in enumerate(lines[1:], 2) if any(line[len(columns) :])]:
+        raise InputError(f"{path}: line {long[0]} has more cells than there are columns; are its commas in quotes?")
     return [dict.fromkeys(columns, "") | dict(zip(columns, line, strict=False)) for line in lines[1:]]

@@ -148,8 +148,15 @@ def write(path: Path, rows: Sequence[Row]) -> None:
     Raises
     ------
     OutputError
-        If it cannot be written.
+        If it cannot be written, or there is a file that is no cohort.
     """
+    if path.exists():
+        try:
+            read_table(path, REQUIRED, OPTIONAL)
+        except InputError:
+            raise OutputError(
+                f"{path}: exists and is no cohort, so that it is not replaced; name another file"
+            ) from None
     part = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -107,7 +107,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
     from . import cohort, plan, subjects
     from .journal import Journal
-    from .trainer import Trainer
+    from .trainer import Trainer, build
 
     source = plan.find(arguments.config)
     entries = plan.read_entries(source, arguments.changes)
@@ -115,6 +115,8 @@ def _train(arguments: argparse.Namespace) -> int:
     made = plan.from_entries(entries, str(source))
     if made.mixed is None:
         made = replace(made, mixed=chosen.type == "cuda")
+    build(made)  # so that what does not fit is told before all images are read
+    start = models.load(models.find(arguments.start)) if arguments.start else None
     rows, problems = cohort.look(arguments.cohort)
     problems += cohort.check_training(rows)
     # Everything is read, and so checked, before the first step: what only a test would find out comes too late.
@@ -123,7 +125,6 @@ def _train(arguments: argparse.Namespace) -> int:
     train, validation = ([s for row, s in loaded if row.split == split] for split in ("train", "validation"))
     del loaded
     cohort.require_same(arguments.output / "cohort.csv", rows)
-    start = models.load(models.find(arguments.start)) if arguments.start else None
     run = Trainer(made, train, arguments.output, str(chosen), start, arguments.references)
     if not run.accelerator.is_main_process:
         run.run(arguments.max_minutes, arguments.every)
@@ -135,11 +136,28 @@ def _train(arguments: argparse.Namespace) -> int:
     cohort.write(arguments.output / "cohort.csv", rows)
     if "card" in entries:
         (arguments.output / "card.yaml").write_text(json.dumps({"card": entries["card"]}), encoding="utf-8")
-    with _progress(arguments.progress, "training") as progress:
+    with _alone(arguments.output), _progress(arguments.progress, "training") as progress:
         run.run(arguments.max_minutes, arguments.every, Journal(run, validation), progress)
     after = "complete" if run.step >= made.steps else "run again to go on"
     say(f"{arguments.output}: {run.step} of {made.steps} steps; {after}")
     return 0
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Raise `OutputError` if another process trains in a folder: each would replace the other's checkpoints."""
+    from filelock import FileLock, Timeout
+    from JointRegSegLib.errors import OutputError
+
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise OutputError(f"{folder}: another process trains there; wait for it, or name another folder") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager
@@ -196,12 +214,15 @@ def _export(arguments: argparse.Namespace) -> int:
     from JointRegSegLib.errors import InputError
 
     from .export import card_of, export_bundle
+    from .runs import steps_left
 
     if arguments.output is None and catalog.is_shipped(name := card_of(arguments.folder, arguments.card)["name"]):
         raise InputError(
             f"'{name}' is the name of a model that ships with JointRegSeg; give this one another name in a YAML with "
             "the entry card (--card), or a folder of its own (--output)"
         )
+    if (left := steps_left(arguments.folder)) > 0:
+        print(f"warning: {arguments.folder}: {left} steps of its training are left; train to its end", file=sys.stderr)
     with TemporaryDirectory() as folder:
         bundle = export_bundle(arguments.folder, arguments.output or Path(folder), arguments.card, arguments.pairs)
         place = arguments.output or catalog.user_folder() / catalog.install(Path(folder), replace=True)
@@ -274,11 +295,12 @@ def _make_references(arguments: argparse.Namespace) -> int:
     made = plan.from_entries(plan.read_entries(source, arguments.changes), str(source))
     settings = shapes.settings_of(made)
     learned = subjects.load(part(cohort.read(arguments.cohort), "train"), made, arguments.cohort)
-    drawn = [s for s in shapes.prepared(learned, made) if s.known.all()]
-    labels = {s.name: s.labels[0, 0].numpy().astype("int32") for s in drawn}
+    toward = shapes.mean_direction(learned, made)
+    drawn = [s for s in shapes.prepared(learned, made, toward) if s.known.all()]
+    labels = {s.name: shapes.label_map(s) for s in drawn}
     with _progress(arguments.progress, "matching") as progress:
         told = (lambda _, share: progress(share)) if progress else (lambda *_: None)
-        origin = shapes.origin_of(made)
+        origin = shapes.origin_of(made) | {shapes.TOWARD: toward}
         template = make_points(labels, settings, arguments.output, arguments.processes, told, origin)
         if arguments.pairs:
             pairs = cohort.random_pairs(list(labels), arguments.pairs)

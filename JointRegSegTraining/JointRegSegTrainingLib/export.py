@@ -45,7 +45,8 @@ def export_bundle(run: Path, output: Path, card: Path | None = None, pairs: int 
     network.load_state_dict({k: v.half().float() for k, v in network.state_dict().items()})
     test, train = part(rows, "test"), part(rows, "train")
     subjects = load(test, plan, run)
-    figures = validate(network, subjects, pairs_of(subjects, pairs), plan)
+    used = pairs_of(subjects, pairs)  # of few people there are fewer
+    figures = validate(network, subjects, used, plan)
     figures["seconds"] = _seconds(network, subjects[0].image)
     found, threads = class_scores(network, subjects[0].image), torch.get_num_threads()
     manifest = {
@@ -58,7 +59,7 @@ def export_bundle(run: Path, output: Path, card: Path | None = None, pairs: int 
         "domain": describe_domain(network, plan, train),
         "validation": {
             "command": f"jointregseg export --run RUN --pairs {pairs}",
-            "pairs": pairs,
+            "pairs": len(used),
             "subjects": len({row.subject for row in test}),
             "machine": f"{threads} CPU thread{'s' * (threads != 1)}, {platform.machine()}",
             "figures": {key: round(value, 4) for key, value in figures.items()},
@@ -83,6 +84,8 @@ def card_of(run: Path, card: Path | None = None) -> dict[str, Any]:
     import jsonschema
 
     origin = card or run / "card.yaml"
+    if card is not None and not card.is_file():
+        raise InputError(f"{card}: no such file; name a YAML with the entry card")
     entries = read_entries(origin).get("card") if origin.is_file() else None
     if entries is None:
         raise InputError(f"{origin}: no 'card'; it says what the model is called and trained on")

@@ -11,6 +11,7 @@ from JointRegSegLib.networks import RegistrationNetwork
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from .plan import Plan
 from .subjects import Subject
@@ -21,6 +22,7 @@ _TITLES = (
     "warped, fixed and carried labels",
     "moving, the fixed lattice in it",
 )
+_OTHER = dict(zip("RLAPSI", "LRPAIS", strict=True))
 
 
 @torch.inference_mode()
@@ -28,7 +30,7 @@ def draw(network: RegistrationNetwork, moving: Subject, fixed: Subject, plan: Pl
     """Three planes where the fixed labels are largest, as a PNG file and as (h, w, 3) uint8.
 
     Full lines are what was drawn, dashed ones what the deformation carries over from the moving image, in the colors of
-    the plan's labels.
+    the plan's labels. Sides are as in reports: the patient's right, or front, on the left.
     """
     spacing = (plan.references.spacing if plan.references else plan.preprocessing.spacing)[::-1]
     device = next(network.parameters()).device
@@ -40,6 +42,9 @@ def draw(network: RegistrationNetwork, moving: Subject, fixed: Subject, plan: Pl
     low, high = np.percentile(images[0], (1, 99.5))
     figure = Figure(figsize=(12, 9), dpi=72, facecolor="black", layout="constrained")
     canvas = FigureCanvasAgg(figure)
+    figure.suptitle(f"{moving.name} to {fixed.name}; full lines drawn, dashed carried over", color="white", fontsize=9)
+    names = [Line2D([], [], color=label.color, label=label.name) for label in plan.labels]
+    figure.legend(handles=names, loc="outside lower center", ncols=5, fontsize=7, frameon=False, labelcolor="white")
     for row, axis in enumerate((0, 1, 2)):
         for column, title in enumerate(_TITLES):
             axes = figure.add_subplot(3, 4, 4 * row + column + 1)
@@ -58,7 +63,9 @@ def draw(network: RegistrationNetwork, moving: Subject, fixed: Subject, plan: Pl
                 _outline(axes, labels[0].take(middle[axis], axis), plan, "solid")
                 _outline(axes, labels[2].take(middle[axis], axis), plan, "dashed")
             else:
-                _grid(axes, answer[0].numpy().take(middle[axis], 1 + axis), axis)
+                _grid(axes, answer[0].numpy().take(middle[axis], 1 + axis), axis, (down, across))
+            if plan.preprocessing.unit == "mm":  # the other is for headers that do not tell where the patient lies
+                _face(axes, *(plan.preprocessing.orientation[2 - a] for a in range(3) if a != axis))
     canvas.draw()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
@@ -78,13 +85,27 @@ def _outline(axes: Axes, labels: np.ndarray, plan: Plan, style: str) -> None:
             axes.contour(inside, [0.5], colors=label.color, linewidths=1, linestyles=style)
 
 
-def _grid(axes: Axes, displacement: np.ndarray, axis: int) -> None:
-    """Lines of the fixed lattice where the deformation puts them, (3, h, w) voxels."""
+def _face(axes: Axes, up: str, right: str) -> None:
+    """Turn a picture as radiologists look at it, whose axes run to these letters, and write them at its edges."""
+    for letter, shown, turn in ((up, "SALR", axes.invert_yaxis), (right, "LPIS", axes.invert_xaxis)):
+        if letter not in shown:
+            turn()
+    ends = [letter if letter in shown else _OTHER[letter] for letter, shown in ((up, "SALR"), (right, "LPIS"))]
+    style = {"color": "#ffe14d", "fontsize": 8, "transform": axes.transAxes}
+    axes.text(0.5, 0.99, ends[0], ha="center", va="top", **style)
+    axes.text(0.01, 0.5, _OTHER[ends[1]], ha="left", va="center", **style)
+
+
+def _grid(axes: Axes, displacement: np.ndarray, axis: int, spacing: tuple[float, float]) -> None:
+    """Lines of the fixed lattice where the deformation puts them, (3, h, w) voxels, about as far apart both ways."""
     down, across = (a for a in range(3) if a != axis)
     rows, columns = np.indices(displacement.shape[1:])
     y, x = rows + displacement[down], columns + displacement[across]
-    step = max(min(rows.shape) // 12, 1)
-    for lines in (zip(x[::step], y[::step], strict=True), zip(x.T[::step], y.T[::step], strict=True)):
+    apart = max(n * mm for n, mm in zip(rows.shape, spacing, strict=True)) / 12
+    high, wide = (
+        np.unique([*range(0, n, max(round(apart / mm), 1)), n - 1]) for n, mm in zip(rows.shape, spacing, strict=True)
+    )
+    for lines in (zip(x[high], y[high], strict=True), zip(x.T[wide], y.T[wide], strict=True)):
         for a, b in lines:
             axes.plot(a, b, color="#35c9ff", linewidth=0.7)
     axes.set_xlim(-0.5, columns.shape[1] - 0.5)

@@ -126,6 +126,8 @@ def label_cohort(
     ------
     InputError
         If nothing is to be labeled, an image cannot be read, or the folder holds labels of another origin.
+    OutputError
+        If the folder holds anything else, or cannot be written to.
     """
     wanted = [row for row in rows if row.labels is None and row.split == "train"]
     if not wanted:
@@ -180,9 +182,12 @@ def voted(labels: Sequence[sitk.Image]) -> sitk.Image:
 
 
 def _claim(folder: Path, mark: dict[str, Any]) -> None:
-    """Make the folder, and refuse one with labels of another origin than ``mark``."""
+    """Make the folder, and refuse one with labels of another origin than ``mark``, or with anything else."""
     path = folder / ORIGIN
     try:
+        # Hidden files are those of file managers.
+        if not path.is_file() and folder.is_dir() and any(not p.name.startswith(".") for p in folder.iterdir()):
+            raise OutputError(f"{folder}: is not empty and holds no labels of a model; name another folder")
         (folder / "labels").mkdir(parents=True, exist_ok=True)
         if not path.is_file():
             path.write_text(json.dumps(mark), encoding="utf-8")

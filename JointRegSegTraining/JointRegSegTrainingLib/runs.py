@@ -38,6 +38,11 @@ def load_run(folder: Path) -> tuple[Plan, list[cohort.Row], RegistrationNetwork]
     return plan, rows, network.eval()
 
 
+def steps_left(folder: Path) -> int:
+    """Steps that a training run has still to go; raises as `load_run` does."""
+    return load_run(folder)[0].steps - read_state(folder)["step"]
+
+
 def part(rows: list[cohort.Row], split: str) -> list[cohort.Row]:
     """The rows of one split.
 

@@ -10,6 +10,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 from JointRegSegLib import files
+from JointRegSegLib.catalog import GENERIC
 from JointRegSegLib.errors import InputError, JointRegSegError
 from JointRegSegLib.geometry import Grid, resample
 
@@ -62,7 +63,7 @@ def _load(row: Row, plan: Plan) -> tuple[Subject, str]:
     labels, known = torch.zeros_like(values), torch.zeros(len(plan.labels), dtype=torch.bool)
     if row.labels is not None:
         drawn = files.to_tensor(files.read_labels(row.labels, image, row.image.name))[0]
-        labels = relabeled(drawn, plan, row.labels)
+        labels = relabeled(drawn, plan, row.labels, row.labeled_by not in (None, GENERIC))
         known = _annotated(row, plan)
     seen, lattice = plan.preprocessing.seen(values, source, center=middle_of(plan, values, labels, source))
     carried = resample(labels, source, lattice, mode="nearest", fill=0)
@@ -74,8 +75,10 @@ def _load(row: Row, plan: Plan) -> tuple[Subject, str]:
     return subject, sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
 
 
-def relabeled(drawn: torch.Tensor, plan: Plan, name: Path) -> torch.Tensor:
+def relabeled(drawn: torch.Tensor, plan: Plan, name: Path, by_model: bool = False) -> torch.Tensor:
     """Values of a label file → values of the plan; any shape.
+
+    A file that is ``by_model`` has the plan's own values, or others that the plan names as sources.
 
     Raises
     ------
@@ -83,13 +86,15 @@ def relabeled(drawn: torch.Tensor, plan: Plan, name: Path) -> torch.Tensor:
         If a value belongs to none of the plan's labels, or none of them is there; ``name`` says of what file.
     """
     table = {origin: label.value for label in plan.labels for origin in label.origins}
+    table |= {label.value: label.value for label in plan.labels} if by_model else {}
     found = [int(v) for v in drawn.unique().tolist() if v != 0]
     strange = [v for v in found if v not in table]
     if strange and plan.other_labels == "refuse":
         more = f" and {len(strange) - 5} more" if len(strange) > 5 else ""
+        verb = "is" if len(strange) == 1 else "are"
         raise InputError(
-            f"{name}: value {', '.join(map(str, strange[:5]))}{more} is in no label's list; "
-            "add it there, or set other_labels to background"
+            f"{name}: value {', '.join(map(str, strange[:5]))}{more} {verb} in no label's list; "
+            "add what is missing there, or set other_labels to background"
         )
     if len(strange) == len(found):
         raise InputError(f"{name}: none of the plan's labels is in it; leave the column empty if nothing is drawn")

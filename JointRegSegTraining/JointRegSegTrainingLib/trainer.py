@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import json
 import math
 import time
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from JointRegSegLib.errors import InputError, OutputError
-from JointRegSegLib.networks import NETWORKS, RegistrationNetwork
+from JointRegSegLib.networks import NETWORKS, Level, Prediction, RegistrationNetwork
 
 from .plan import Plan, from_entries
 from .schemes import scheme_of
@@ -25,6 +26,10 @@ _STATE = ("network", "average", "optimizer", "generator", "step", "sums", "count
 KEEP = 300.0
 #: Voxels along each side on which a network is tried.
 LEAST = 32
+
+# So that torch.distributed finds all outputs, those in which no weighted loss takes part among them.
+for _kind in (Prediction, Level):
+    torch.export.register_dataclass(_kind)
 
 
 def build(plan: Plan) -> RegistrationNetwork:
@@ -97,7 +102,13 @@ def read_state(folder: Path, device: torch.device | str = "cpu") -> dict[str, An
     if not path.is_file():
         raise InputError(f"{path}: no such file; name the folder of a training run")
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); look at its permissions") from None
+    try:
+        state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
     except Exception:  # torch raises many types for what is no checkpoint
         raise InputError(f"{path}: is damaged; remove it to begin anew") from None
     if not isinstance(state, dict) or any(key not in state for key in _STATE):
@@ -210,6 +221,8 @@ class Trainer:
         self._keep_plan()
         if (folder / "state.pt").exists():
             self._resume()
+        elif start is not None:
+            self.save()  # or a run that is broken off before its first checkpoint would begin from nothing
         self.model = self.network
         if self.accelerator.num_processes > 1:
             self.model = self.accelerator.prepare_model(self.network)
@@ -226,10 +239,11 @@ class Trainer:
 
     def resting(self) -> set[str]:
         """Parts that are not trained in this step of the alternation."""
-        place = self.step % max(sum(self.plan.alternate.values()), 1)
-        for name, count in self.plan.alternate.items():
+        turns = {name: count for name, count in self.plan.alternate.items() if name not in self.plan.frozen}
+        place = self.step % max(sum(turns.values()), 1)
+        for name, count in turns.items():
             if place < count:
-                return set(self.plan.alternate) - {name}
+                return set(turns) - {name}
             place -= count
         return set()
 

@@ -191,8 +191,8 @@ def test_output_that_exists(installed, refused, shell, volumes, tmp_path):
     output.unlink()
     output.mkdir()
     (output / "thesis.txt").write_text("years of work")
-    refused(*command, output=output, words=(str(output), "exists already", "--overwrite"))
-    refused(*command, "--overwrite", output=output, words=(str(output), "not the folder of a result"))
+    for words in (command, [*command, "--overwrite"]):
+        refused(*words, output=output, words=(str(output), "not the folder of a result"))
     assert (output / "thesis.txt").read_text(encoding="utf-8") == "years of work"
     (output / "thesis.txt").unlink()
     assert shell(*command, "--output", output)[0] == 0  # an empty folder is free

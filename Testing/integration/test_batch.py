@@ -256,9 +256,18 @@ def test_a_folder_that_is_no_result_is_left_alone(table, shell, tmp_path):
     (tmp_path / "out" / "a").mkdir(parents=True)
     (tmp_path / "out" / "a" / "thesis.txt").write_text("mine")
     code, _, error = shell("batch", table, "--model", "tiny-blobs", "--output", tmp_path / "out")
-    assert code == 1 and "a: " in error and "exists already" in error
+    assert code == 1 and "a: " in error and "holds 'thesis.txt', and will not be replaced" in error
     assert (tmp_path / "out" / "a" / "thesis.txt").read_text(encoding="utf-8") == "mine"
     assert (tmp_path / "out" / "c d" / "warped.nii.gz").is_file()
+
+
+def test_a_summary_of_something_else_is_left_alone(table, refused, tmp_path):
+    (tmp_path / "out").mkdir()
+    summary = tmp_path / "out" / "summary.csv"
+    for content in (b"my,thesis\n1,2\n", b"\xff\xfe\x00", b""):
+        summary.write_bytes(content)
+        refused("batch", table, output=tmp_path / "out", words=("summary.csv", "no summary of a batch"))
+        assert summary.read_bytes() == content and list((tmp_path / "out").iterdir()) == [summary]
 
 
 def test_a_damaged_report_is_named(table, tmp_path):

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from JointRegSegLib import files
+from JointRegSegLib import batch, files
 from JointRegSegLib.deformation import scalar_image, vector_image
 from JointRegSegLib.geometry import Grid
-from JointRegSegTrainingLib.classifier import simulate
+from JointRegSegTrainingLib.classifier import prepare, simulate
 from JointRegSegTrainingLib.classifier.classify import origin_doubts
-from JointRegSegTrainingLib.classifier.cohort import Pair
+from JointRegSegTrainingLib.classifier.cohort import Pair, look
 from scipy.spatial.transform import Rotation
 
 HEADLESS = Path(__file__).resolve().parents[2] / "JointRegSegTraining" / "JointRegSegTraining.py"
@@ -196,10 +196,31 @@ def test_what_is_not_its_own_stays(trained, cohort, tmp_path):
         done = run(HEADLESS, "--task", "classify", *words)
         assert done.returncode == 1 and said in done.stderr
     assert thesis.read_text() == "mine"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "cohort.csv").write_text("mine")
+    done = run(HEADLESS, "--task", "train-classifier", "--cohort", cohort, "--run", tmp_path / "other")
+    assert done.returncode == 2 and "holds 'cohort.csv', which is of no training" in done.stderr
     (tmp_path / "run" / "bundle").mkdir(parents=True)
     (tmp_path / "run" / "bundle" / "thesis.txt").write_text("mine")
     done = run(HEADLESS, "--task", "train-classifier", "--cohort", cohort, "--run", tmp_path / "run")
     assert done.returncode == 2 and "thesis.txt" in done.stderr
+
+
+def test_registrations_replace_no_table_beside_them(tmp_path, monkeypatch):
+    """`--cohort lungs.csv --registrations lungs`: the one has the name of the other."""
+    row = {k: v for k, v in person(tmp_path, 100, True).items() if k != "transform"}
+    table = write(tmp_path / "lungs.csv", [row])
+    before = table.read_bytes()
+    seen = []
+
+    def registers(path: Path, folder: Path, *_: object, **__: object) -> batch.Outcome:
+        seen.extend(batch.read_pairs(path))
+        return batch.Outcome([], folder)
+
+    monkeypatch.setattr(batch, "run_batch", registers)
+    prepare.register(look(table)[0], tmp_path / "lungs", "generic", "cpu")
+    assert table.read_bytes() == before and sorted(p.name for p in (tmp_path / "lungs").iterdir()) == [".pairs.csv"]
+    assert [pair["case"] for pair in seen] == ["p100"]
 
 
 def test_answers_do_not_mix_with_other_files(trained, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -120,7 +121,7 @@ def test_a_folder_becomes_a_table(cohort_folder, cohort_file, shell, tmp_path):
     assert shell(*place, tmp_path / "new" / "deeper" / "c.csv")[0] == 0
     assert (tmp_path / "new" / "deeper" / "c.csv").is_file()
     code, _, error = shell(*place, tmp_path / "new")
-    assert code == 2 and f"{tmp_path / 'new'}: cannot be written" in error
+    assert code == 2 and f"{tmp_path / 'new'}: exists and is no cohort" in error
     assert not (tmp_path / "new.tmp").exists()
     rows = cohort.read(tmp_path / "c.csv")
     assert shell(*place, tmp_path / "other.csv", "--fold", 1)[0] == 0
@@ -131,6 +132,20 @@ def test_a_folder_becomes_a_table(cohort_folder, cohort_file, shell, tmp_path):
     assert len(left_out[0]) == len(left_out[1]) == 1 and left_out[0] != left_out[1]
     of = {row.name: (row.subject, row.split) for row in rows}
     assert of["p00"] == of["p10"] and of["p01"] == of["p11"] and len(set(of.values())) == 10
+
+
+def test_nothing_but_a_cohort_is_replaced(cohort_folder, shell, tmp_path):
+    """Least of all one of its own images."""
+    data = shutil.copytree(cohort_folder, tmp_path / "data")
+    image, notes = next((data / "images").iterdir()), tmp_path / "notes.csv"
+    notes.write_text("mine\n")
+    command = ["cohort", data, "--validation", "2", "--test", "3", "--output"]
+    for path in (image, notes):
+        before = path.read_bytes()
+        code, _, error = shell(*command, path)
+        assert code == 2 and "exists and is no cohort" in error and path.read_bytes() == before
+    for seed in (0, 1):
+        assert shell(*command, tmp_path / "cohort.csv", "--seed", seed)[0] == 0
 
 
 def test_folders_and_patterns_that_do_not_fit(cohort_folder, refused, tmp_path):
@@ -170,6 +185,8 @@ def test_what_a_table_says_is_what_comes_back(cohort_folder, tmp_path):
     [
         (b"image,labels\n", "lacks the column subject, split; columns are image, subject"),
         (b"image,subject,split,patient\n", "unknown column 'patient'; columns are"),
+        (b"image,subject,split,image\n", "the column 'image' is there twice; columns are"),
+        (b"image,subject,split\na.nii,b,c\na.nii,b,c,d\n", "line 3 has more cells than there are columns"),
         (b"\xff\xfe\xff", "cannot be read as CSV"),
     ],
 )

@@ -92,6 +92,22 @@ def test_one_process_goes_on_with_the_run_of_two(together, alone):
     assert found == pytest.approx(expected, rel=1e-3, abs=1e-4)
 
 
+def test_an_output_that_no_loss_asks_for(config_file, cohort_file, tmp_path):
+    """The segmentation has no weight, and so no gradients, which the other process must not wait for."""
+    options = ["--set", "steps=3", "--set", "weights.segmentation=0", "--device", "cpu", "--progress", "none"]
+    command = [*LAUNCH, "--config", config_file, "--cohort", cohort_file, "--output", tmp_path / "run", *options]
+    done = subprocess.run(
+        [str(c) for c in command],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert trainer.read_state(tmp_path / "run")["step"] == 3
+
+
 def test_pairs_that_cannot_be_shared(monkeypatch, tmp_path):
     """Three pairs for two processes: refused before anything is written."""
 

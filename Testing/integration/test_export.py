@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -12,7 +13,9 @@ import torch
 import yaml
 from conftest import ENTRIES
 from JointRegSegLib import catalog, models
+from JointRegSegLib.errors import OutputError
 from JointRegSegTrainingLib import trainer
+from JointRegSegTrainingLib.export import export_bundle
 from JointRegSegTrainingLib.runs import load_run
 
 CARD = ENTRIES["card"]
@@ -77,6 +80,44 @@ def test_a_shipped_model_is_not_covered(run_folder, shell, tmp_path, monkeypatch
     assert not (tmp_path / "home").exists()
 
 
+def test_the_card_tells_how_many_pairs_there_were(run_folder, tmp_path):
+    """Of three people no more than six can be made."""
+    told = export_bundle(run_folder, tmp_path / "out", pairs=60).manifest["validation"]
+    assert told["pairs"] == 6 and told["subjects"] == 3
+
+
+def test_a_run_that_is_not_complete_is_exported_with_a_warning(config_file, cohort_file, run_folder, shell, tmp_path):
+    command = ["train", "--config", config_file, "--cohort", cohort_file, "--output", tmp_path / "run"]
+    assert shell(*command, "--max-minutes", 0)[0] == 0
+    code, _, error = shell("export", "--run", tmp_path / "run", "--pairs", 1, "--output", tmp_path / "out")
+    assert code == 0 and "120 steps of its training are left" in error
+    code, _, error = shell("export", "--run", run_folder, "--pairs", 1, "--output", tmp_path / "complete")
+    assert code == 0 and "steps" not in error
+
+
+def test_a_bundle_is_replaced_whole_or_not_at_all(bundle, tmp_path, monkeypatch):
+    """As when the disk is full: what was there still loads."""
+    manifest = {k: v for k, v in bundle.manifest.items() if k not in ("sha256", "requires")}
+    network = models.load(bundle)
+    there = models.write_bundle(tmp_path / "there", manifest, network)
+    other = copy.deepcopy(network)
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight.add_(1)
+
+    def full(path: Path, content: bytes) -> None:
+        if path.name.endswith("model.json"):
+            raise OSError(28, "No space left on device")
+        write(path, content)
+
+    write = Path.write_bytes
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutputError, match=r"cannot be written \(No space"):
+        models.write_bundle(there.folder, manifest, other)
+    kept = models.load(models.open_bundle(there.folder)).state_dict()
+    assert all(torch.equal(value, network.state_dict()[name]) for name, value in kept.items())
+
+
 def test_evaluate(run_folder, shell):
     command = ["evaluate", "--run", run_folder, "--pairs", "2"]
     code, said, _ = shell(*command, "--part", "validation")
@@ -92,7 +133,7 @@ def test_bad_runs_and_cards(run_folder, refused, tmp_path):
     card = tmp_path / "card.yaml"
     refused("export", "--run", tmp_path, words=("plan.json", "folder of a training run"))
     run = ["--run", run_folder, "--card", card]
-    refused("export", *run, words=(str(card), "no 'card'"))
+    refused("export", *run, words=(str(card), "no such file"))
     card.write_text("card: [", encoding="utf-8")
     refused("export", *run, words=(str(card), "cannot be read as YAML"))
     card.write_text(yaml.safe_dump({"title": "a"}), encoding="utf-8")

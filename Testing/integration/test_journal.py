@@ -65,6 +65,25 @@ def test_a_picture_follows_network_and_labels(cohort_folder, tmp_path):
     assert (bare != first).any()
 
 
+@pytest.mark.parametrize("orientation", ["RAS", "LPS", "LAI"])
+def test_pictures_are_seen_as_radiologists_see_them(cohort_folder, tmp_path, orientation):
+    """A bright corner that is right, in front and above comes to lie at the left and at the top."""
+    plan = replace(PLAN, preprocessing=replace(PLAN.preprocessing, orientation=orientation))
+    moving, fixed = people(cohort_folder, 2, plan)
+    for subject in (moving, fixed):
+        subject.labels.zero_()
+        subject.image.zero_()
+        half = [slice(n // 2, None) if letter in "RAS" else slice(n // 2 + 1) for n, letter in
+                zip(subject.image.shape[2:], orientation[::-1], strict=True)]  # fmt: skip
+        subject.image[..., half[0], half[1], half[2]] = 1
+    shown = draw(trainer.build(plan).eval(), moving, fixed, plan, tmp_path / "one.png")
+    for row in range(3):
+        part = shown[row * len(shown) // 3 : (row + 1) * len(shown) // 3, : shown.shape[1] // 4]
+        bright = np.argwhere((part > 250).all(2))
+        high, wide = (bright.min(0) + bright.max(0)) / 2 / part.shape[:2]
+        assert high < 0.5 and wide < 0.5, (row, high, wide)
+
+
 def test_thick_slices_are_drawn_as_tall_as_they_are(cohort_folder, tmp_path):
     """In the third row; the first is within slices."""
     moving, fixed = people(cohort_folder, 2)

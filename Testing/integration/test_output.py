@@ -103,6 +103,11 @@ def test_the_working_folder_itself(result, tmp_path, monkeypatch):
 def test_free_places(tmp_path):
     assert output.check_free(tmp_path / "a" / "b") == tmp_path / "a" / "b"
     assert not (tmp_path / "a").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").touch()
+    for overwrite in (False, True):  # nobody is told of an option that would not help
+        with pytest.raises(OutputError, match=r"holds 'thesis\.txt', and will not be replaced"):
+            output.check_free(tmp_path / "mine", overwrite)
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot be created"):
         output.check_free(tmp_path / "file" / "out")

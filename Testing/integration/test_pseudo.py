@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,6 +93,20 @@ def test_a_cohort_with_the_labels_of_a_model(bundle, table, shell, tmp_path):
     assert sorted(p.name for p in (out / "labels").iterdir()) == ["oblique.nii.gz", "straight.nii.gz"]
 
 
+def test_labels_of_a_model_are_read_by_its_values_not_by_those_of_label_files(bundle, table, shell, tmp_path):
+    """Files number the structures the other way around: what people drew is exchanged, what a model did is not."""
+    out = tmp_path / "labeled"
+    code, _, error = shell("pseudo-label", "--model", bundle.folder, "--cohort", table, "--output", out)
+    assert code == 0, error
+    exchanged = [replace(label, sources=(3 - label.value,)) for label in PLAN.labels]
+    plan, rows = replace(PLAN, labels=tuple(exchanged)), cohort.read(out / "cohort.csv")
+    drawn, made = (load([row], plan)[0].labels for row in (rows[0], rows[3]))
+    assert torch.equal(drawn, torch.tensor([0, 2, 1])[load([rows[0]], PLAN)[0].labels.long()].float())
+    assert torch.equal(made, load([rows[3]], PLAN)[0].labels) and set(made.unique().tolist()) == {0, 1, 2}
+    by_hand = load([replace(rows[3], labeled_by="generic")], plan)[0].labels  # carried over, from label files
+    assert torch.equal(by_hand, torch.tensor([0.0, 2, 1])[made.long()])
+
+
 def test_what_cannot_be_labeled(bundle, table, cohort_file, shell, refused, tmp_path):
     refused("pseudo-label", "--model", bundle.folder, "--cohort", cohort_file, words=("has labels already",))
     refused("pseudo-label", "--model", "nothing", "--cohort", table, words=("no model 'nothing'",))
@@ -110,6 +125,18 @@ def test_a_folder_holds_the_labels_of_one_model(bundle, table, shell, tmp_path):
     other = models.write_bundle(tmp_path / "other", manifest | {"name": "other"}, models.load(bundle))
     code, _, error = shell(*command, other.folder)
     assert code == 2 and "holds labels of another model or cohort; choose another folder" in error
+
+
+def test_a_folder_of_somebody_elses_stays_as_it_is(bundle, cohort_folder, shell, tmp_path):
+    """A cohort's own folder has labels/ and perhaps cohort.csv: they would be replaced, or taken for a model's."""
+    shutil.copytree(cohort_folder, tmp_path / "data")
+    command = ["cohort", tmp_path / "data", "--output", tmp_path / "data" / "cohort.csv", "--validation", 2]
+    assert shell(*command, "--test", 3, "--labeled", 2)[0] == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    command = ["--cohort", tmp_path / "data" / "cohort.csv", "--output", tmp_path / "data", "--device", "cpu"]
+    code, _, error = shell("pseudo-label", "--model", bundle.folder, *command)
+    assert code == 2 and "is not empty and holds no labels of a model; name another folder" in error
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_what_people_drew_is_carried_over(table, shell, tmp_path):

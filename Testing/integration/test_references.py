@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,6 +101,48 @@ def test_references_of_another_plan_are_refused(made, plan, shell, tmp_path):
         assert code == 2 and f"made with another {key};" in error and not (tmp_path / "run").exists()
 
 
+def test_references_of_other_labels_are_refused(made, plan, tmp_path):
+    """What is learned would carry other shapes than those that are drawn now."""
+    from JointRegSegTrainingLib.subjects import load
+
+    subjects = load([r for r in cohort.read(made["cohort"]) if r.split == "train"], plan)
+    corrected = subjects[1].labels.clone()
+    corrected[..., 0, 0, 0] = 1
+    others = [subjects[0], replace(subjects[1], labels=corrected), *subjects[2:]]
+    with pytest.raises(InputError, match=f"made of other labels of {subjects[1].name};"):
+        trainer.Trainer(plan, others, tmp_path / "run", references=made["references"])
+
+
+def test_a_damaged_velocity_is_named(made, plan, tmp_path):
+    folder = shutil.copytree(made["references"], tmp_path / "references")
+    for path in (folder / "velocities").iterdir():
+        path.write_text("junk")
+        names = path.name.split("-")[:2]
+    with pytest.raises(InputError, match=r"velocities/.*\.npy: is damaged; remove it, and it is made anew"):
+        PairVelocities(folder)(*names)
+
+
+def test_references_are_made_into_a_folder_of_their_own(made, shell, tmp_path):
+    (tmp_path / "labels").mkdir()
+    command = ["make-references", "--config", made["config"], "--cohort", made["cohort"], "--output", tmp_path]
+    code, _, error = shell(*command, "--processes", "1")
+    assert code == 2 and "holds 'labels', which is no reference" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["labels"]
+
+
+def test_pairs_that_all_fold_end_it(made, plan, cohort_folder, monkeypatch):
+    """Where people have several images each, most pairs are of one person and never come."""
+    from JointRegSegTrainingLib.schemes.references import References
+    from JointRegSegTrainingLib.subjects import load
+
+    subjects = load([r for r in cohort.read(made["cohort"]) if r.split == "train"], plan)
+    twins = [replace(s, owner=str(n % 2)) for n, s in enumerate(subjects)]
+    scheme = References(replace(plan, pairs=1), twins, made["references"], torch.device("cpu"))
+    monkeypatch.setattr(fields, "jacobian_determinant", lambda u: -torch.ones_like(u[:, :1]))
+    with pytest.raises(InputError, match="nearly all reference velocities fold"):
+        scheme.terms(None, torch.Generator().manual_seed(0))
+
+
 def test_what_is_missing_is_named(made, plan, cohort_folder, refused, shell, tmp_path):
     others = people(cohort_folder, 12, replace(PLAN, labels=plan.labels))
     with pytest.raises(InputError, match=r"holds no reference of .*run make-references again"):
@@ -123,9 +166,9 @@ def test_slices_are_sorted(cohort_folder, plan):
     growing = replace(subject, labels=labels, image=labels + torch.arange(8).view(1, 1, 8, 1, 1))
     falling = replace(growing, labels=labels.flip(2), image=growing.image.flip(2))
     chosen = replace(plan, references=Shapes(((1,),), (1, 1, 1), sort_slices=True))
-    for found in shapes.prepared([growing, falling], chosen):
+    for found in shapes.prepared([growing, falling], chosen, None):
         assert torch.equal(found.labels, growing.labels) and torch.equal(found.image, growing.image)
-    kept = shapes.prepared([falling], replace(plan, references=Shapes(((1,),), (1, 1, 1))))
+    kept = shapes.prepared([falling], replace(plan, references=Shapes(((1,),), (1, 1, 1))), None)
     assert torch.equal(kept[0].labels, falling.labels)
 
 
@@ -142,14 +185,19 @@ def test_subjects_are_turned_into_one_direction(cohort_folder, plan):
         labels = (first + 2 * last).float()[None, None]
         drawn.append(replace(subject, labels=labels, image=labels + 0.1 * k))
     chosen = replace(plan, references=Shapes(((1,), (2,)), (1, 1, 1), turn=True))
-    for number, turned in enumerate(shapes.prepared(drawn, chosen)):
+    toward = shapes.mean_direction(drawn, chosen)
+    both = shapes.prepared(drawn, chosen, toward)
+    for number, turned in enumerate(both):
         place = (turned.labels[0, 0] == 2).nonzero().double().mean(0) - torch.tensor([2.0, 16.0, 16.0])
         found[number] = float(torch.atan2(place[1], place[2]).rad2deg()) % 360
         assert abs(place[0]) < 1e-6 and place.norm() == pytest.approx(10, abs=0.3)
         assert float(turned.image[0, 0, 0, 16, 16]) == pytest.approx(1 - 0.2, abs=1e-4)
     assert list(found.values()) == pytest.approx([185, 185], abs=2)  # halfway between 170 and 200
-    kept = shapes.prepared(drawn[:1], replace(plan, references=Shapes(((1,), (2,)), (1, 1, 1))))
-    assert torch.equal(kept[0].labels, drawn[0].labels)
+    # Some of them are turned as all were, not into a direction of their own.
+    assert torch.equal(shapes.prepared(drawn[1:], chosen, toward)[0].labels, both[1].labels)
+    as_they_are = replace(plan, references=Shapes(((1,), (2,)), (1, 1, 1)))
+    assert shapes.mean_direction(drawn, as_they_are) is None
+    assert torch.equal(shapes.prepared(drawn[:1], as_they_are, None)[0].labels, drawn[0].labels)
 
 
 def test_few_labels(cohort_folder, shell, tmp_path):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import PLAN, people
+from filelock import FileLock
 from JointRegSegLib import models
 from JointRegSegLib.errors import InputError, JointRegSegError
 from JointRegSegTrainingLib import cohort, evaluation, trainer
@@ -171,6 +173,26 @@ def test_a_loss_that_is_not_finite_ends_it(subjects, tmp_path):
     assert trainer.read_state(tmp_path / "run")["step"] == 0
 
 
+def test_a_start_is_kept_at_once(subjects, tmp_path):
+    """A run that is killed before its first checkpoint goes on from there, not from nothing."""
+    start = trainer.build(replace(SHORT, seed=5))
+    with torch.no_grad():
+        for weight in start.parameters():
+            weight.add_(0.25)
+    trainer.Trainer(SHORT, subjects, tmp_path / "run", start=start)
+    again = trainer.Trainer(SHORT, subjects, tmp_path / "run")
+    expected = start.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in again.network.state_dict().items())
+
+
+def test_two_processes_do_not_train_in_one_folder(run_folder, cohort_file, config_file, shell):
+    before = (run_folder / "state.pt").read_bytes()
+    with FileLock(run_folder / ".lock"):
+        code, _, error = shell("train", "--config", config_file, "--cohort", cohort_file, "--output", run_folder)
+    assert code == 2 and "another process trains there; wait for it" in error
+    assert (run_folder / "state.pt").read_bytes() == before
+
+
 def test_a_network_of_another_kind_is_no_start(subjects, tmp_path):
     with pytest.raises(InputError, match="network 'symmetric' cannot start from one of 'deepatlas'"):
         trainer.Trainer(SHORT, subjects, tmp_path / "run", start=trainer.build(TURNS))
@@ -249,6 +271,19 @@ def test_frozen_parts_stay_and_the_others_learn(subjects, tmp_path):
         trainer.Trainer(replace(SHORT, frozen=("brain",)), subjects, tmp_path / "b")
 
 
+@pytest.mark.parametrize("frozen", ["registration", "segmentation"])
+def test_a_frozen_part_has_no_turn(subjects, tmp_path, frozen):
+    """Semi-DeepAtlas: every step trains the other network."""
+    run = trainer.Trainer(replace(TURNS, frozen=(frozen,)), subjects, tmp_path)
+    for _ in range(3):
+        before = {name: value.clone() for name, value in run.network.state_dict().items()}
+        run.train_step()
+        changed = {
+            name.split(".")[0] for name, value in run.network.state_dict().items() if (value != before[name]).any()
+        }
+        assert changed == {"registration", "segmentation"} - {frozen}
+
+
 def test_validation_of_an_untrained_network(subjects):
     """It registers nothing: the figures are those of the identity."""
     network = trainer.build(PLAN).eval()
@@ -281,6 +316,25 @@ def test_a_damaged_checkpoint(subjects, tmp_path):
         state.write_bytes(content)
         with pytest.raises(InputError, match=r"state\.pt: is damaged"):
             trainer.Trainer(SHORT, subjects, tmp_path / "run")
+
+
+def test_a_checkpoint_that_cannot_be_read_is_not_called_damaged(subjects, tmp_path, monkeypatch):
+    """Nobody is told to remove a good one."""
+    run = trainer.Trainer(SHORT, subjects, tmp_path)
+    run.save()
+
+    def fails(where: object, name: str, error: Exception) -> None:
+        def raises(*_: object, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr(where, name, raises)
+
+    fails(torch, "load", torch.OutOfMemoryError("full"))
+    with pytest.raises(torch.OutOfMemoryError):
+        trainer.Trainer(SHORT, subjects, tmp_path)
+    fails(Path, "read_bytes", PermissionError(13, "Permission denied"))
+    with pytest.raises(InputError, match=r"cannot be read \(Permission denied\)"):
+        trainer.Trainer(SHORT, subjects, tmp_path)
 
 
 @pytest.mark.parametrize("state", [{"network": {}}, [1, 2], {"step": 3}])

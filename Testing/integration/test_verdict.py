@@ -74,6 +74,7 @@ def marked(before: float, after: float) -> dict:
             "green",
             "nearly the same (correlation 1.00 → 0.98)",
         ),
+        (alike((1.0, 0.93), (1.0, 0.96)), [], "amber", "correlation 1.00 → 0.96) and are less so now"),
         (
             alike((1.0, 0.5), (1.0, 0.9)),
             [],

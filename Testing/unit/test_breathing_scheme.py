@@ -176,6 +176,10 @@ def test_the_distance_from_the_truth_counts_most_in_the_lungs(generator):
     ):
         found = breathing.missed(Prediction(whole, levels=[level]), whole, weight)
         assert found == pytest.approx(expected, rel=1e-3)
+    # Of two pairs the mean is that of each by itself, whatever their weights, as it is where two processes share them.
+    both = Prediction(torch.cat([truth, off]), levels=[Level(torch.cat([truth, off]), None)])
+    found = breathing.missed(both, torch.cat([truth, truth]), torch.cat([weight, 0.1 * weight]))
+    assert found == pytest.approx((0.01 + 5) / 2, rel=1e-3)
     half = Level(fields.resize(truth, (2, 3, 4)), None)  # whose voxels are twice as wide, so that rounding counts twice
     assert breathing.missed(Prediction(truth, levels=[half]), truth, weight) == pytest.approx(0.02, rel=1e-3)
     plan = made()

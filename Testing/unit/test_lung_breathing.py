@@ -141,6 +141,19 @@ def test_other_intensities_stay(thorax):
     assert plain.values.min() >= 0 and plain.values.max() <= np.abs(values).max()
 
 
+def test_what_is_left_of_a_lung_breathes_too(thorax):
+    """One voxel wide, or deep."""
+    values, grid, lungs = thorax
+    inside = np.argwhere(lungs > 0)
+    _, j, i = inside[len(inside) // 2]
+    for place in ((slice(None), slice(None), slice(i, i + 1)), (slice(None), slice(j, j + 1), slice(None))):
+        narrow = np.zeros_like(lungs)
+        narrow[place] = lungs[place]
+        assert narrow.any()
+        breathed = breathe(values, grid, narrow, DEEP, spacing=8.0)
+        assert np.isfinite(breathed.displacement).all() and np.abs(breathed.displacement).max() > 1
+
+
 def test_empty_lungs_are_refused(thorax):
     values, grid, lungs = thorax
     with pytest.raises(InputError, match="no lung to breathe with"):

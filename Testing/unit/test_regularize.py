@@ -6,6 +6,7 @@ import torch
 from JointRegSegLib import fields
 from JointRegSegLib.regularize import LIMIT, make_invertible, without_folds
 from scipy.spatial.transform import Rotation
+from torch.testing import assert_close
 
 
 def waves(shape: tuple[int, int, int], height: float, length: float) -> torch.Tensor:
@@ -47,8 +48,9 @@ def test_a_steep_map_that_does_not_fold():
 
 def test_rounds_are_limited():
     u = waves((24, 6, 6), 9.0, 8)
-    once, _ = make_invertible(u, -u, rounds=1)
+    once, inverse = make_invertible(u, -u, rounds=1)
     assert 0 < float((once - u).abs().max()) < 18
+    assert_close(inverse, fields.invert(once, inverse, iterations=100))  # of what is returned, not of the one before
 
 
 def test_what_slides_does_not_fold_and_still_slides():

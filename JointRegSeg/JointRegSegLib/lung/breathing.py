@@ -194,7 +194,8 @@ def _body_velocity(lung: np.ndarray, lattice: Grid, breath: Breath) -> np.ndarra
     _, y, x = np.indices(lattice.shape) * spacing
     place = np.argwhere(footprint) * spacing
     (front, left), (back, right) = np.percentile(place, 1, 0), np.percentile(place, 99, 0)
-    middle, wide, deep = (left + right) / 2, (right - left) / 2, back - front
+    # What is left of a lung may be as narrow as a voxel.
+    middle, wide, deep = (left + right) / 2, max((right - left) / 2, spacing), max(back - front, spacing)
     height = np.clip((z - heights.min() + 60) / 60, 0, 1) * np.clip((top + 60 - z) / 120, 0, 1)
     inward = breath.ribs * height * height * (3 - 2 * height)
     to_back = inward * np.clip((back - y) / deep, -0.3, 1.3)

@@ -26,7 +26,7 @@ class Prediction:
     moving_segmentation, fixed_segmentation : torch.Tensor or None
         (N, K, D, H, W) class scores before softmax, channel 0 the background.
     levels : list of Level
-        Coarse to fine estimates, for deep supervision; empty outside training.
+        Coarse to fine estimates, for deep supervision.
     """
 
     forward: torch.Tensor

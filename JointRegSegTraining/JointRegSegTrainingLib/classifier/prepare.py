@@ -22,6 +22,8 @@ from ..cohort import listed
 from .cohort import Pair
 
 _BATCH = ("case", "fixed", "moving", "fixed_labels", "moving_labels")
+#: What is registered, in the folder of the registrations, where no table of a person's can be replaced by it.
+TABLE = ".pairs.csv"
 #: Lungs slide along the wall, which only `generic` is told to allow for.
 _SLIDING = ("fixed_organs", "moving_organs")
 
@@ -56,7 +58,7 @@ def register(
     if not missing:
         return found, {}
     folder.mkdir(parents=True, exist_ok=True)
-    table = folder.with_name(f"{folder.name}.csv")
+    table = folder / TABLE
     with table.open("w", newline="", encoding="utf-8") as stream:
         rows = csv.writer(stream)
         rows.writerow(_BATCH + _SLIDING)

@@ -24,6 +24,8 @@ from .likeness import likeness_of
 from .networks import Schedule
 
 BUNDLE, FIGURES, PREDICTIONS, REPORT = "bundle", "figures.json", "predictions.csv", "report.html"
+REGISTRATIONS, FEATURES = "registrations", "features"
+_OWN = (BUNDLE, FIGURES, PREDICTIONS, REPORT, FEATURES)
 #: Shares of the progress that preparing, networks and permutations take.
 _STAGES = {"prepare": (0.0, 0.4), "train": (0.4, 0.6), "permute": (0.6, 1.0)}
 
@@ -82,6 +84,9 @@ def train_classifier(
         If the folder cannot be written to, or holds files that are not of an earlier training.
     """
     check_free(folder / BUNDLE, True, names=(CARD, WEIGHTS), report=CARD)
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name not in _OWN and not path.name.startswith((".", REGISTRATIONS)):
+            raise OutputError(f"{folder}: holds '{path.name}', which is of no training; name another folder")
     if (folder / REPORT).exists() and not (folder / FIGURES).exists():
         raise OutputError(f"{folder / REPORT}: is not of an earlier training; name another folder")
 
@@ -93,11 +98,11 @@ def train_classifier(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be created ({error.strerror}); name another folder") from None
-    where = registrations or folder / "registrations"
+    where = registrations or folder / REGISTRATIONS
     transforms, failed = prepare.register(pairs, where, settings.model, settings.device_name, settings.workers)
     if failed:
         raise InputError(listed("the cohort", [f"{case}: {reason}" for case, reason in failed.items()]))
-    cohort = prepare.gather(pairs, transforms, settings.recipe, folder / "features", stage("prepare"))
+    cohort = prepare.gather(pairs, transforms, settings.recipe, folder / FEATURES, stage("prepare"))
     train = np.array([pair.split == "train" for pair in pairs])
     diseased = np.array([bool(pair.diseased) for pair in pairs])
     schedule, seed = settings.schedule, settings.schedule.seed

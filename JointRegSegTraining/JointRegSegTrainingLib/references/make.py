@@ -29,6 +29,7 @@ from .pair import Interpolation, velocity_between
 from .template import choose, correspondences
 
 INDEX = "references.json"
+POINTS, VELOCITIES = FOLDERS = ("points", "velocities")
 #: Of the method; part of every key, to be raised when the code comes to give other fields.
 VERSION = 1
 
@@ -87,26 +88,29 @@ def make_points(
     InputError
         If a subject lacks a structure; the others are computed all the same.
     OutputError
-        If the folder cannot be written to.
+        If the folder cannot be written to, or holds anything else.
     """
     shapes = {array.shape for array in labels.values()}
     if len(labels) < 2 or len(shapes) != 1:
         raise InputError("references need at least two label maps, all on one lattice")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        strange = [p.name for p in folder.iterdir() if not p.name.startswith((".", INDEX)) and p.name not in FOLDERS]
     except OSError as error:
         raise OutputError(f"{folder}: cannot be created ({error.strerror}); name another folder") from None
+    if strange:
+        raise OutputError(f"{folder}: holds '{min(strange)}', which is no reference; name another folder")
     template = choose(labels, settings.structures)
     shared = [asdict(settings) | {"interpolation": None}, labels[template]]
     files = {name: f"{name}-{_digest(*shared, array)}.npy" for name, array in sorted(labels.items())}
     arguments = (settings.structures, settings.spacing, settings.edge, settings.matching)
     jobs = {
-        folder / "points" / files[name]: (correspondences, labels[template], array, *arguments, name)
+        folder / POINTS / files[name]: (correspondences, labels[template], array, *arguments, name)
         for name, array in labels.items()
     }
     _compute(jobs, processes, progress, "Matching surfaces")
     index = {"template": template, "shape": shapes.pop(), "points": files, "origin": dict(origin or {})}
-    index |= asdict(settings)
+    index |= asdict(settings) | {"labels": {name: _digest(array) for name, array in labels.items()}}
     temporary = folder / f"{INDEX}.{os.getpid()}"
     temporary.write_text(json.dumps(index, indent=1))
     temporary.replace(folder / INDEX)
@@ -124,7 +128,7 @@ class PairVelocities:
             index = json.loads(path.read_text())
             self.points = {}
             for name, file in index["points"].items():
-                path = self.folder / "points" / file
+                path = self.folder / POINTS / file
                 self.points[name] = np.load(path, allow_pickle=False)
         except OSError as error:
             said = f"{path}: cannot be read ({error.strerror}), so that the folder holds no references"
@@ -132,9 +136,13 @@ class PairVelocities:
         except (ValueError, KeyError, TypeError, EOFError):
             raise InputError(f"{path}: is damaged; remove it and run make-references again") from None
         self.template, self.shape, self.spacing = index["template"], tuple(index["shape"]), index["spacing"]
-        self.origin = index.get("origin", {})
+        self.origin, self._labels = index.get("origin", {}), index.get("labels", {})
         how = index["interpolation"]
         self.how = Interpolation(**how | {"stride": tuple(how["stride"])})
+
+    def made_of(self, name: str, labels: np.ndarray) -> bool:
+        """Whether a subject's reference was made of that label map, as far as the folder tells."""
+        return self._labels.get(name) in (None, _digest(labels))
 
     def __call__(self, fixed: str, moving: str) -> torch.Tensor:
         """v whose exponential takes points of ``fixed`` to ``moving``, (1, 3, D, H, W) in voxels of the lattice.
@@ -144,8 +152,13 @@ class PairVelocities:
         path, job = self._job(fixed, moving)
         if not path.exists():
             _store(path, *job)
-        coarse = torch.from_numpy(np.load(path)).float()
-        return fields.resize(coarse, self.shape)
+        try:
+            coarse = np.load(path, allow_pickle=False)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}); look at its permissions") from None
+        except (ValueError, EOFError):
+            raise InputError(f"{path}: is damaged; remove it, and it is made anew") from None
+        return fields.resize(torch.from_numpy(coarse).float(), self.shape)
 
     def make(self, pairs: Iterable[tuple[str, str]], processes: int | None = None, progress: Progress = silent) -> None:
         """Compute pairs (fixed, moving) beforehand, in parallel; those that exist are skipped."""
@@ -157,7 +170,7 @@ class PairVelocities:
                 raise InputError(f"{self.folder}: holds no reference of '{name}'; make them anew with this subject")
         arguments = (self.points[fixed], self.points[moving], self.shape, self.spacing, self.how)
         key = _digest(*arguments[:2], [self.shape, self.spacing, asdict(self.how)])
-        return self.folder / "velocities" / f"{fixed}-{moving}-{key}.npy", (_half_precision, *arguments)
+        return self.folder / VELOCITIES / f"{fixed}-{moving}-{key}.npy", (_half_precision, *arguments)
 
 
 def _half_precision(

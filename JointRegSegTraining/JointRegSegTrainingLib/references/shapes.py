@@ -17,6 +17,9 @@ from ..plan import Plan, Shapes
 from ..subjects import Subject
 from .make import References
 
+#: Of what references follow from, the angle that `prepared` turned their subjects toward.
+TOWARD = "toward"
+
 
 def settings_of(plan: Plan) -> References:
     """What a plan says of its references, in array order.
@@ -38,28 +41,45 @@ def origin_of(plan: Plan) -> dict[str, Any]:
     return json.loads(json.dumps(lattice | shapes))
 
 
-def prepared(subjects: Sequence[Subject], plan: Plan) -> list[Subject]:
+def label_map(subject: Subject) -> np.ndarray:
+    """Labels (D, H, W) of a subject, whole numbers."""
+    return subject.labels[0, 0].numpy().astype(np.int32)
+
+
+def mean_direction(subjects: Sequence[Subject], plan: Plan) -> float | None:
+    """Angle, from W toward H, toward which `prepared` turns these subjects, where the plan wants that."""
+    if plan.references is None or not plan.references.turn:
+        return None
+    toward = [_direction(s.labels[0, 0].numpy(), plan.references) for s in _sorted(subjects, plan.references)]
+    return float(np.angle(sum(direction for direction in toward if direction is not None)))
+
+
+def prepared(subjects: Sequence[Subject], plan: Plan, toward: float | None) -> list[Subject]:
     """Subjects as the references see them: mirrored along D and turned within slices, where the plan wants that.
 
     A mirror image is no deformation of a heart: base would be matched to apex. Turned are those alone in which both the
-    first and the last structure were drawn.
+    first and the last structure were drawn, by ``toward``, the `mean_direction` of all of whom references are made.
     """
     shapes, subjects = plan.references, list(subjects)
     if shapes is None:
         return subjects
-    if shapes.sort_slices:
+    subjects = _sorted(subjects, shapes)
+    if toward is not None:
+        directions = [_direction(s.labels[0, 0].numpy(), shapes) for s in subjects]
         subjects = [
-            replace(s, image=s.image.flip(2), labels=s.labels.flip(2)) if _shrinks(s.labels[0, 0].numpy()) else s
-            for s in subjects
-        ]
-    if shapes.turn:
-        toward = [_direction(s.labels[0, 0].numpy(), shapes) for s in subjects]
-        mean = np.angle(sum(direction for direction in toward if direction is not None))
-        subjects = [
-            s if direction is None else _turned(s, float(mean - np.angle(direction)))
-            for s, direction in zip(subjects, toward, strict=True)
+            s if direction is None else _turned(s, float(toward - np.angle(direction)))
+            for s, direction in zip(subjects, directions, strict=True)
         ]
     return subjects
+
+
+def _sorted(subjects: Sequence[Subject], shapes: Shapes) -> list[Subject]:
+    return [
+        replace(s, image=s.image.flip(2), labels=s.labels.flip(2))
+        if shapes.sort_slices and _shrinks(s.labels[0, 0].numpy())
+        else s
+        for s in subjects
+    ]
 
 
 def _direction(labels: np.ndarray, shapes: Shapes) -> complex | None:

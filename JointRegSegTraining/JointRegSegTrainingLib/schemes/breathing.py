@@ -17,7 +17,7 @@ from JointRegSegLib.networks.linear import inverted
 from torch import nn
 
 from ..augment import Augmentation
-from ..objective import memberships, objective
+from ..objective import memberships
 from ..plan import Plan
 from ..subjects import Subject
 from .pairs import Pairs
@@ -81,10 +81,9 @@ class Breathing(Pairs):
         n = len(mine)
         with torch.autocast(device.type, torch.bfloat16, enabled=bool(plan.mixed)):
             prediction = network(images[:n], images[n:])
-        known = self.known[[index for index, _ in mine] * 2]
         # Where the motion is known the likeness of the images has nothing to add.
-        weights = replace(plan.weights, similarity=0.0, error=0.0, correlation=0.0)
-        out = objective(prediction, images, labels, weights, known, plan.complete, plan.segmented)
+        weights = replace(plan.weights, similarity=0.0, error=0.0, correlation=0.0, mutual_information=0.0)
+        out = self.judged(prediction, images, labels, torch.tensor([index for index, _ in mine] * 2), weights)
         truth = torch.cat([p.displacement for p in pairs])
         weight = _weight(images[n:], 1 - labels[n:, :1])
         out["displacement"] = plan.weights.displacement * missed(prediction, truth, weight)
@@ -169,7 +168,8 @@ def missed(prediction: Prediction, truth: torch.Tensor, weight: torch.Tensor) ->
             parts.append((ALONE, fields.then_affine(torch.zeros_like(goal), affine)))
         for share, found in parts:
             length = ((found - goal).square().sum(1, keepdim=True) + 1e-4).sqrt() * (shape[0] / small[0])
-            out = out + share * (length * counts).sum() / counts.sum() / len(prediction.levels)
+            each = (length * counts).flatten(1).sum(1) / counts.flatten(1).sum(1)
+            out = out + share * each.mean() / len(prediction.levels)
     return out
 
 

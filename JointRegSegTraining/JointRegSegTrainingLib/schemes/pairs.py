@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import torch
 from JointRegSegLib.errors import InputError
+from JointRegSegLib.networks import Prediction
 from torch import nn
 
 from ..objective import memberships, objective, one_way
-from ..plan import Plan
+from ..plan import Plan, Weights
 from ..subjects import Subject
 
 
@@ -52,12 +53,21 @@ class Pairs:
         n = len(mine)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=bool(self.plan.mixed)):
             prediction = network(images[:n], images[n:])
+        return self.judged(prediction, images, labels, chosen, self.plan.weights)
+
+    def judged(
+        self,
+        prediction: Prediction,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        chosen: torch.Tensor,
+        weights: Weights,
+    ) -> dict[str, torch.Tensor]:
+        """`objective` of a batch of N pairs, whose 2 N images are the ``chosen`` ones of all, as the plan wants it."""
         plan = self.plan
-        prediction = prediction if plan.both_ways else one_way(prediction, n)
-        known = self.known[chosen]
-        return objective(
-            prediction, images, labels, plan.weights, known, plan.complete, plan.segmented, plan.unannotated
-        )
+        prediction = prediction if plan.both_ways else one_way(prediction, len(chosen) // 2)
+        known = self.known[chosen.to(self.known.device)]
+        return objective(prediction, images, labels, weights, known, plan.complete, plan.segmented, plan.unannotated)
 
     def draw(self, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """(N,) indices of moving and of fixed images, of different people in each pair."""

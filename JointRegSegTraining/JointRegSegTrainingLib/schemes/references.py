@@ -11,10 +11,10 @@ from JointRegSegLib import fields, losses
 from JointRegSegLib.errors import InputError
 from torch import nn
 
-from ..objective import memberships, objective
+from ..objective import memberships
 from ..plan import Plan
 from ..references.make import PairVelocities
-from ..references.shapes import origin_of, prepared
+from ..references.shapes import TOWARD, label_map, origin_of, prepared
 from ..subjects import Subject
 from .pairs import Pairs
 
@@ -27,8 +27,9 @@ class References(Pairs):
 
     def __init__(self, plan: Plan, subjects: Sequence[Subject], folder: Path, device: torch.device) -> None:
         """``folder`` was filled by ``make-references`` with the same subjects."""
-        super().__init__(plan, prepared(subjects, plan), device)
         self.velocities = PairVelocities(folder)
+        subjects = prepared(subjects, plan, self.velocities.origin.get(TOWARD))
+        super().__init__(plan, subjects, device)
         made, now = self.velocities.origin, origin_of(plan)
         if other := [key for key, value in now.items() if key in made and made[key] != value]:
             raise InputError(
@@ -38,6 +39,10 @@ class References(Pairs):
         self.names = [s.name for s in subjects]
         if missing := [name for name in self.names if name not in self.velocities.points]:
             raise InputError(f"{folder}: holds no reference of {', '.join(missing)}; run make-references again")
+        if other := [s.name for s in subjects if not self.velocities.made_of(s.name, label_map(s))]:
+            raise InputError(
+                f"{folder}: its references were made of other labels of {', '.join(other)}; run make-references again"
+            )
         self.refused: set[tuple[int, int]] = set()
 
     def terms(
@@ -62,8 +67,7 @@ class References(Pairs):
         level = prediction.levels[-1]
         if level.velocity is None:
             raise InputError(f"network '{self.plan.network}' has no velocity to compare with the references")
-        weights = replace(self.plan.weights, velocity=0.0)
-        out = objective(prediction, images, labels, weights, self.known[chosen], segmented=self.plan.segmented)
+        out = self.judged(prediction, images, labels, chosen, replace(self.plan.weights, velocity=0.0))
         out["velocity"] = self.plan.weights.velocity * losses.mse(level.velocity[:n], target)
         return out
 
@@ -80,5 +84,5 @@ class References(Pairs):
             if not folded:
                 return moving, fixed, found
             self.refused |= folded
-            if len(self.refused) >= len(self.names) * (len(self.names) - 1) - len(self.names):
+            if len(self.refused) >= int((self.owners[:, None] != self.owners).sum()) - len(self.names):
                 raise InputError("nearly all reference velocities fold; check the references' spacing and structures")
