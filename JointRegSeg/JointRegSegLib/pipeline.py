@@ -25,13 +25,12 @@ from .options import check_options
 from .progress import Progress, silent, tell
 from .regularize import LIMIT, invertible
 from .result import Registration
+from .segmentation import segmentation_on
 from .similarity import Similarity
 from .sliding import by_organs
 
 #: The image measure that the verdict looks at, for each that can be optimized.
 JUDGED_BY = {"lncc": "local_correlation", "mse": "correlation", "mi": "mutual_information"}
-#: Memberships, of all classes and of some slices, that are held at a time.
-SLAB = 2**24
 #: What takes the place of a model where the transform was given.
 GIVEN_ENTRY = {"name": "given", "title": "a transform that was made before", "license": None, "sha256": None}
 NOTICE = "For research use only. Not for clinical diagnosis or treatment."
@@ -344,22 +343,6 @@ def _assemble(
 def carry_labels(labels: sitk.Image, reference: sitk.Image, transform: sitk.Transform) -> sitk.Image:
     """A label map resampled onto ``reference`` through ``transform``; labels stay labels."""
     return sitk.Resample(labels, reference, transform, sitk.sitkNearestNeighbor, 0.0)
-
-
-def segmentation_on(probabilities: torch.Tensor, lattice: Grid, image: sitk.Image, values: list[int]) -> sitk.Image:
-    """The most probable label of (1, K, D, H, W) memberships on an image's grid; background where they do not reach."""
-    grid = files.grid_of(image)
-    width, height, depth = grid.size
-    best = torch.zeros(grid.shape, dtype=torch.uint8)
-    thick = max(1, SLAB // (probabilities.shape[1] * width * height))
-    for first in range(0, depth, thick):
-        slab = grid.cropped((0, 0, first), (width, height, min(thick, depth - first)))
-        highest, *others = resample(probabilities, lattice, slab, fill=0.0)[0]
-        for k, other in enumerate(others, start=1):  # several times as fast as argmax
-            best[first : first + thick].masked_fill_(other > highest, k)
-            torch.maximum(highest, other, out=highest)
-    table = np.array([0, *values], np.uint8 if max(values) < 256 else np.uint16)
-    return scalar_image(table[best.numpy()], grid)
 
 
 def _warnings(bundle: models.Bundle | None, volumes: list[Volume], estimate: Estimate) -> list[str]:

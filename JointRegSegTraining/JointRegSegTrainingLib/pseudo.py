@@ -14,7 +14,8 @@ import torch
 from JointRegSegLib import domain, files, models
 from JointRegSegLib.errors import InputError, OutputError
 from JointRegSegLib.networks import RegistrationNetwork
-from JointRegSegLib.pipeline import register_and_segment, segmentation_on
+from JointRegSegLib.pipeline import register_and_segment
+from JointRegSegLib.segmentation import segmentation_on
 
 from . import cohort
 from .evaluation import class_scores
