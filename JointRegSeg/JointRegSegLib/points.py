@@ -128,4 +128,6 @@ def _vtk(text: str) -> np.ndarray:
     words = text.split()
     start = words.index("POINTS")
     count = int(words[start + 1])
-    return np.array(words[start + 3 : start + 3 + 3 * count], float).reshape(count, 3)
+    found = np.array(words[start + 3 : start + 3 + 3 * count], float).reshape(count, 3)
+    # Slicer writes into the second line in which space points are.
+    return found * _FLIP if "SPACE=RAS" in "".join(text.splitlines()[1:2]) else found

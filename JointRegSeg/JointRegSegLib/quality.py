@@ -32,6 +32,10 @@ FLOOR = {"local_correlation": 0.18, "correlation": 0.5, "mutual_information": 0.
 #: Correlation of two images that are the same but for noise, which registration cannot bring closer. Breaths in CT
 #: reach 0.994, for air and tissue make up most of it.
 SAME_BEFORE, SAME_AFTER = 0.999, 0.95
+#: Share of the smaller image that has to lie on the other one.
+REACHED = 0.5
+#: By how many mm landmarks may come apart where they lay on each other.
+APART = 0.5
 #: Along an axis, and to the third power in all, the fewest voxels that a registration can be judged by.
 FEWEST = 8
 
@@ -45,11 +49,14 @@ def similarity(
 ) -> dict[str, dict[str, float | None]]:
     """Image similarity before (as the images lie in space) and after, where the two overlap; None without overlap.
 
+    ``overlap_share`` is the part of the smaller image that lies on the other one.
+
     ``fixed`` (1, 1, D, H, W) is on the deformation's grid, ``moving`` on its own; only what lies on the lattice
     ``within``, if there is one, counts.
     """
     grid = deformation.grid
-    out: dict[str, dict[str, float | None]] = {"correlation": {}, "local_correlation": {}, "mutual_information": {}}
+    measures = ("correlation", "local_correlation", "mutual_information")
+    out: dict[str, dict[str, float | None]] = {name: {} for name in (*measures, "overlap_share")}
     zscore = INTENSITIES["zscore"]
     fixed, moving = zscore(fixed, fixed), zscore(moving, moving)
     seen = torch.ones_like(fixed, dtype=torch.bool)
@@ -62,9 +69,11 @@ def similarity(
             linear = torch.as_tensor(matrix[:3, :3]).float()
             at = at + torch.einsum("ca,nadhw->ncdhw", linear, motion.displacement)
         inside = seen & _between(at, moving.shape[2:])
+        smaller = min(int(seen.sum()) * grid.voxel_volume, moving_grid.voxels * moving_grid.voxel_volume)
+        out["overlap_share"][moment] = min(int(inside.sum()) * grid.voxel_volume / smaller, 1.0)
         if not bool(inside.any()):
-            for entry in out.values():
-                entry[moment] = None
+            for name in measures:
+                out[name][moment] = None
             continue
         warped, mask = motion.warp(moving, moving_grid), inside.float()
         out["correlation"][moment] = 1 - float(losses.correlation(warped, fixed, mask))
@@ -168,6 +177,13 @@ def verdict(quality: dict[str, Any], warnings: list[str], judged_by: str) -> dic
     color, text = _likeness(quality["similarity"], judged_by)
     {"red": red, "amber": amber, "green": good}[color].append(text)
 
+    reached = quality["similarity"].get("overlap_share", {}).get("after")
+    if reached is not None and reached < REACHED:
+        amber.append(
+            f"only {percent(reached)} of the smaller image lies on the other after registration: what the images have "
+            "in common there says little"
+        )
+
     error = quality["regularity"]["inverse_consistency_voxels"]["mean"]
     if error is not None and error > INVERSE_AMBER:
         amber.append(f"there and back misses the start by {error:.2f} voxels on average")
@@ -186,14 +202,17 @@ def verdict(quality: dict[str, Any], warnings: list[str], judged_by: str) -> dic
         before, after = given["before"]["mean_dice"], given["after"]["mean_dice"]
         text = f"the given labels overlap with Dice {before:.2f} → {after:.2f}"
         text += "; do they use the same values?" if after == 0 else ""
-        (red if after == 0 or after < before - WORSE else good).append(text)
+        # Labels that hardly overlap, and no more than before, speak for no registration.
+        vain = after < AGREEMENT_RED and after < before + WORSE
+        (red if after == 0 or after < before - WORSE else amber if vain else good).append(text)
     points = quality.get("landmarks")
     if points:
         before, after = points["before_mm"]["mean"], points["after_mm"]["mean"]
         text = f"{points['count']} landmarks are {before:.1f} → {after:.1f} mm apart"
         text += "; are both lists in one order, and in LPS mm?" if after > min(FAR, before) else ""
         # Landmarks that stay away as they were are no landmarks of one another, or the registration has failed.
-        (red if after > before or after > max(FAR, HARDLY * before) else amber if after > FAR else good).append(text)
+        lost = after > before + APART or after > max(FAR, HARDLY * before)
+        (red if lost else amber if after > FAR or after > before + APART / 5 else good).append(text)
 
     color = "red" if red else "amber" if amber else "green"
     return {"color": color, "reasons": [*red, *amber] if color != "green" else good, "checks_passed": good}
@@ -212,7 +231,7 @@ def _likeness(similarity: dict[str, Any], judged_by: str) -> tuple[str, str]:
     change = f"({judged_by.replace('_', ' ')} {was} → {after:.2f})"
     if before is not None and after < before - WORSE:
         return "red", f"the images are less alike than before {change}"
-    if after < FLOOR[judged_by]:
+    if not after >= FLOOR[judged_by]:  # nor if it is NaN
         return "amber", f"the images have little in common even after registration {change}"
     if before is not None and round(after, 2) <= round(before, 2):
         return "amber", f"the images are no more alike than before {change}"

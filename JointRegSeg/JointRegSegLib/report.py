@@ -165,7 +165,7 @@ def similarity(quality: dict[str, Any]) -> Table:
     """How alike the images are, before and after."""
     names = {
         "correlation": "Correlation",
-        "local_correlation": "Local correlation",
+        "local_correlation": "Local correlation, squared",
         "mutual_information": "Mutual information",
     }
     entries = quality.get("similarity", {})
@@ -173,12 +173,16 @@ def similarity(quality: dict[str, Any]) -> Table:
         (title, number(_get(entries, name, "before")), number(_get(entries, name, "after")))
         for name, title in names.items()
     ]
+    share = _get(entries, "overlap_share", "before"), _get(entries, "overlap_share", "after")
+    if "overlap_share" in entries:
+        rows.append(("Share of the smaller image on the other", *(number(part) for part in share)))
     return Table(
         "Similarity of the images",
         ("Measure", "Before", "After"),
         rows,
-        "Where both images reach. Higher is better; 1 is the most that a correlation can be. Images of different "
-        "modalities are judged by mutual information.",
+        "Where both images reach. Higher is better; 1 is the most that a correlation can be. The local one, of regions "
+        "of 9 voxels, does not tell an image from its negative. Images of different modalities are judged by mutual "
+        "information.",
     )
 
 
@@ -262,7 +266,8 @@ def _labels(quality: dict[str, Any]) -> Table:
         "Overlap of the given labels",
         ("Label", "Dice before", "Dice after", "HD95 before", "HD95 after"),
         rows,
-        "HD95 in voxels of the fixed image. The labels had no influence on the registration.",
+        "HD95 in voxels of the fixed image. The labels had no influence on the registration, unless they were given as "
+        "organs, too.",
         "not available: label maps were not given for both images",
     )
 

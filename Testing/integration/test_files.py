@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from JointRegSegLib import files
 from JointRegSegLib.errors import InputError, OutputError
+from JointRegSegLib.geometry import Grid
 from JointRegSegLib.points import read_points, write_points
 from samples import array, fixed_grid, label_map, moving_grid, thing, volume, write
 
@@ -29,36 +31,66 @@ def test_formats_keep_voxels_and_place(tmp_path, ending, grid):
     assert files.grid_of(again).matches(grid, 1e-3)
 
 
-def test_dicom_series(dicom_writer, tmp_path):
-    """Oblique slices, written out of order, in a folder."""
-    grid = fixed_grid()
-    image = volume(thing(), grid, dtype=np.int16)
+def write_series(
+    folder: Path, writer: sitk.ImageFileWriter, places: np.ndarray, grid: Grid, values: np.ndarray
+) -> None:
+    """Slices (n, h, w) whose first voxels lie at ``places`` (n, 3) mm, in the directions of a grid, out of order."""
     series, study = ("1.2.826.0.1.3680043.2.1125." + str(time.time_ns())[-9:] + end for end in (".1", ".2"))
-    order = np.random.default_rng(0).permutation(grid.size[2])
-    for name, k in enumerate(order.tolist()):
-        slice_ = image[:, :, k]
-        place = "\\".join(f"{x:.8g}" for x in image.TransformIndexToPhysicalPoint((0, 0, k)))
-        d = grid.direction
-        cosines = "\\".join(f"{x:.10g}" for x in (*d[:, 0], *d[:, 1]))
+    folder.mkdir(exist_ok=True)
+    cosines = "\\".join(f"{x:.10g}" for x in (*grid.direction[:, 0], *grid.direction[:, 1]))
+    for name, k in enumerate(np.random.default_rng(0).permutation(len(places)).tolist()):
+        slice_ = sitk.GetImageFromArray(values[k])
         tags = {
             "0008|0060": "CT",
             "0020|000e": series,
             "0020|000d": study,
             "0008|0018": f"{series}.{k + 1}",
             "0020|0013": str(k),
-            "0020|0032": place,
+            "0020|0032": "\\".join(f"{x:.8g}" for x in places[k]),
             "0020|0037": cosines,
             "0018|0050": "3.1",
         }
-        slice_ = sitk.JoinSeries(slice_)[:, :, 0]
         for tag, value in tags.items():
             slice_.SetMetaData(tag, value)
-        slice_.SetSpacing([2.0, 2.2])
-        dicom_writer.SetFileName(str(tmp_path / f"{name:03d}.dcm"))
-        dicom_writer.Execute(slice_)
-    read = files.read_image(tmp_path)
+        slice_.SetSpacing(grid.spacing[:2].tolist())
+        writer.SetFileName(str(folder / f"{name:03d}.dcm"))
+        writer.Execute(slice_)
+
+
+def test_dicom_series(dicom_writer, tmp_path):
+    """Oblique slices, written out of order, in a folder."""
+    grid = fixed_grid()
+    image = volume(thing(), grid, dtype=np.int16)
+    places = grid.to_world([(0, 0, k) for k in range(grid.size[2])])
+    write_series(tmp_path / "slices", dicom_writer, places, grid, array(image))
+    read = files.read_image(tmp_path / "slices")
     assert np.array_equal(array(read), array(image))
     assert files.grid_of(read).matches(grid, 0.01)
+
+
+def test_dicom_slices_that_are_no_lattice(dicom_writer, tmp_path):
+    """ITK reads each of them as a lattice of wrong size or shape."""
+    grid = fixed_grid()
+    values = array(volume(thing(), grid, dtype=np.int16))
+    places = grid.to_world([(0, 0, k) for k in range(grid.size[2])])
+    step = grid.direction[:, 1] * grid.spacing[2] * np.tan(np.deg2rad(15))
+    for name, chosen, moved, words in (
+        ("gap", [k for k in range(len(places)) if k not in (3, 4)], 0, "some are missing or unevenly spaced"),
+        ("gap at the end", [k for k in range(len(places)) if k != len(places) - 2], 0, "some are missing"),
+        ("phases", [0, 0, 1, 1, 2, 2, 3, 3], 0, "at places of others"),
+        ("tilt", list(range(len(places))), np.arange(len(places))[:, None] * step, "gantry tilt"),
+    ):
+        write_series(tmp_path / name, dicom_writer, (places + moved)[chosen], grid, values[chosen])
+        with pytest.raises(InputError, match=words):
+            files.read_image(tmp_path / name)
+
+
+def test_all_frames_in_one_dicom_file(tmp_path):
+    image = sitk.Cast(volume(thing(), fixed_grid(), dtype=np.int16), sitk.sitkUInt16)
+    (tmp_path / "frames").mkdir()
+    sitk.WriteImage(image, str(tmp_path / "frames" / "all.dcm"))
+    alone = files.read_image(tmp_path / "frames" / "all.dcm")
+    assert np.array_equal(array(files.read_image(tmp_path / "frames")), array(alone))
 
 
 def test_label_types(tmp_path):
@@ -111,6 +143,11 @@ def fiducials(system: str | None) -> str:
         ("p.fcsv", fiducials("0"), "RAS"),
         ("p.fcsv", fiducials("1"), "LPS"),
         ("p.fcsv", fiducials(None), "RAS"),
+        (
+            "p.vtk",
+            "# vtk\nt. SPACE=RAS\nASCII\nDATASET POLYDATA\nPOINTS 2 float\n1.5 -2.25 3\n-100.125 40 1200.5",
+            "RAS",
+        ),
         ("p.vtk", "# vtk\nt\nASCII\nDATASET POLYDATA\nPOINTS 2 float\n1.5 -2.25 3 -100.125\n40 1200.5\nLINES 0", "LPS"),
     ],
 )

@@ -20,7 +20,11 @@ from JointRegSegLib.terminal import Bar
 from samples import fixed_grid, label_map, motion, place, thing, volume
 
 GOOD = {
-    "similarity": {"local_correlation": {"before": 0.3, "after": 0.8}, "correlation": {"before": 0.5, "after": 0.9}},
+    "similarity": {
+        "local_correlation": {"before": 0.3, "after": 0.8},
+        "correlation": {"before": 0.5, "after": 0.9},
+        "overlap_share": {"before": 0.9, "after": 0.95},
+    },
     "regularity": {"folded_share": 0.0, "extreme_share": 0.0, "inverse_consistency_voxels": {"mean": 0.02, "max": 0.3}},
     "two_way_disagreement_mm": 0.5,
     "segmentation_agreement": {"mean_dice": 0.9, "sought": False},
@@ -98,6 +102,12 @@ def marked(before: float, after: float) -> dict:
         (marked(50.0, 7.0), [], "amber", "landmarks are 50.0 → 7.0 mm apart; are both lists in one order, and in LPS"),
         (marked(122.0, 120.0), [], "red", "landmarks are 122.0 → 120.0 mm apart; are both lists in one order"),
         (marked(4.5, 4.0), [], "green", "landmarks are 4.5 → 4.0 mm apart"),
+        (marked(0.30, 0.31), [], "green", "landmarks are 0.3 → 0.3 mm apart"),
+        (marked(0.3, 0.6), [], "amber", "landmarks are 0.3 → 0.6 mm apart"),
+        (marked(0.3, 0.9), [], "red", "landmarks are 0.3 → 0.9 mm apart"),
+        (changed("labels", {"before": {"mean_dice": 0.12}, "after": {"mean_dice": 0.11}}), [], "amber", "0.12 → 0.11"),
+        (changed("similarity.overlap_share", {"before": 0.0, "after": 0.26}), [], "amber", "only 26.0 % of the smaller"),
+        (changed("similarity.local_correlation.after", float("nan")), [], "amber", "little in common"),
         (changed("similarity.local_correlation", {"before": 0.251, "after": 0.253}), [], "amber", "no more alike"),
         (GOOD, ["fixed image: too large"], "amber", "fixed image: too large"),
         (changed("regularity.folded_share", 0.02), ["odd"], "red", "odd"),
@@ -169,6 +179,8 @@ def test_no_overlap_after():
     grid, away = fixed_grid(), motion(shift=(500, 0, 0))
     image = to_tensor(volume(thing(), grid))[0]
     found = quality.similarity(image, image, grid, Deformation.identity(grid, away))
+    shares = found.pop("overlap_share")
+    assert shares["before"] > 0.8 and shares["after"] == 0
     assert [entry["after"] for entry in found.values()] == [None] * 3
     assert found["correlation"]["before"] == pytest.approx(1)
 

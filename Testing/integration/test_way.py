@@ -201,7 +201,12 @@ def test_report_file(way):
     assert {"jointregseg", "python", "torch", "SimpleITK"} <= set(report["versions"])
     assert report["seconds"]["total"] >= report["seconds"]["estimating"] > 0
     assert report["verdict"]["color"] in ("green", "amber", "red") and report["verdict"]["reasons"]
-    assert set(report["quality"]["similarity"]) == {"correlation", "local_correlation", "mutual_information"}
+    assert set(report["quality"]["similarity"]) == {
+        "correlation",
+        "local_correlation",
+        "mutual_information",
+        "overlap_share",
+    }
     if way.kind == "generic":
         assert report["model"]["sha256"] is None
     else:

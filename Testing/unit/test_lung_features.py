@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from JointRegSegLib import deformation
 from JointRegSegLib.deformation import scalar_image, vector_image
 from JointRegSegLib.errors import InputError
 from JointRegSegLib.geometry import Grid
@@ -135,6 +136,20 @@ def test_what_lies_beyond_the_pleura_does_not_count(straight):
     slid = breathing_pair(transform, lungs)
     np.testing.assert_allclose(slid.breath.expansion.gradient, straight.breath.expansion.gradient, atol=1e-5)
     np.testing.assert_allclose(prepare(slid, Recipe(12))[0], prepare(straight, Recipe(12))[0], atol=1e-3)
+
+
+def test_labels_stay_what_they_are_on_a_coarser_lattice(monkeypatch):
+    """Between 0 and 5 there is no label 3, and a lung is as large whatever its number."""
+    grid = Grid.centered(CENTER, (60, 60, 60), (3, 3, 3), TURNED.direction)
+    p, lungs = points(grid), np.zeros(grid.shape, np.uint8)
+    for value, side in ((1, -45), (5, 45)):
+        lungs[(((p - CENTER - (side, 0, 0)) / (30, 40, 60)) ** 2).sum(-1) < 1] = value
+    squeezed = sitk.AffineTransform((0.9 * np.eye(3)).ravel().tolist(), (0, 0, 0), CENTER.tolist())
+    monkeypatch.setattr(deformation, "FIELD_VOXELS", grid.voxels // 4)
+    pair = breathing_pair(squeezed, scalar_image(lungs, grid))
+    assert pair.grid.voxels <= grid.voxels / 4
+    parts = [pair.parts[name].sum() for name in ("label 1", "label 5")]
+    assert sum(parts) == pair.lungs.sum() and abs(parts[0] / parts[1] - 1) < 0.02
 
 
 def test_few_folds_are_left_out_and_many_refused(straight):

@@ -132,6 +132,13 @@ def test_densities_tell_the_volume_when_mass_is_kept(rng):
     mass = measures.mass_factor(heavier, exhale, ratio, rng.uniform(1, 2, 500))
     assert mass == pytest.approx(1 / 1.1)
     np.testing.assert_allclose(measures.intensity_ventilation(heavier, exhale, mass), ratio - 1)
+    # The formula that reports print, with the densities of these values in it.
+    printed = {"ρ at exhale": "(exhale + 1000)", "ρ at inhale": "(heavier + 1000)", "M ·": "mass *"}
+    text = measures.DERIVED["intensity_ventilation"].formula
+    for word, value in printed.items():
+        text = text.replace(word, value)
+    found = eval(text, {"heavier": heavier, "exhale": exhale, "mass": mass})
+    np.testing.assert_allclose(found, measures.intensity_ventilation(heavier, exhale, mass))
 
 
 def test_no_tissue_and_no_air_tell_nothing():

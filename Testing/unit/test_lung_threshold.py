@@ -78,6 +78,17 @@ def test_vessels_belong_to_the_lung():
     assert (threshold.lungs(hu, GRID) > 0).sum() > 0.97 * whole.sum()
 
 
+def test_gas_of_a_full_stomach_is_no_lung():
+    """It may be a third as large as a lung; emphysema is as clear, but holds some tissue."""
+    hu = body((-50, 0, 36, 42), (50, 0, 36, 42))
+    alone = volumes(threshold.lungs(hu, GRID))
+    where = np.linalg.norm(GRID.to_world(np.indices(GRID.shape)[::-1].reshape(3, -1).T) - (50, 0, -50), axis=1) < 33
+    for value, counts in ((-1000, False), (-955, True)):
+        hu.reshape(-1)[where] = value
+        found = sum(volumes(threshold.lungs(hu, GRID)))
+        assert (found > sum(alone) + 100) == counts
+
+
 def test_air_in_the_belly_is_no_lung():
     found = threshold.lungs(body((-50, 0, 30, 42), (50, 0, 30, 42), (30, -40, -60, 14)), GRID)
     place = GRID.to_world(np.argwhere(found > 0)[:, ::-1])

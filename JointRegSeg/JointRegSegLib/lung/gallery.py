@@ -164,7 +164,10 @@ def _tiles(
     warped = cut(result.warped, picture)
     there = slices.points_of(picture) + cut(result.displacement, picture)
     warped = np.where(grid_of(result.moving).contains(there), warped, np.nan)
-    moved = _arrows(cut(motion, picture), inside > 0, plane, float(picture.spacing[0]), step, longest)
+    moved = _arrows(
+        *(cut(motion, picture), inside > 0, plane, float(picture.spacing[0]), step, longest),
+        from_here=review.reference == "exhale",
+    )
     return [
         Tile("fixed", review.reference.capitalize(), fixed),
         Tile("warped", f"{other.capitalize()}, warped", gray(_share(warped, windows[1])), [outline]),
@@ -206,18 +209,27 @@ def _colors(name: str, image: sitk.Image) -> _Colors:
     return _Colors(_EXPANSION, 0.0, limit, Scale(color_bar(_EXPANSION), ticks, f"{told}.{below}"))
 
 
-def _arrows(motion: np.ndarray, inside: np.ndarray, plane: Plane, pixel: float, step: float, longest: float) -> Stroke:
-    """Arrows to pixels inside the lungs from where their tissue lies at exhale, colored by their length in space.
+def _arrows(
+    motion: np.ndarray,
+    inside: np.ndarray,
+    plane: Plane,
+    pixel: float,
+    step: float,
+    longest: float,
+    from_here: bool = False,
+) -> Stroke:
+    """Arrows from exhale to inhale, through pixels inside the lungs, colored by their length in space.
 
-    ``motion`` is (h, w, 3) in LPS mm; the picture shows its part in the plane.
+    ``motion`` is (h, w, 3) in LPS mm; the picture shows its part in the plane. Tissue of a pixel is there at inhale,
+    and with ``from_here`` at exhale.
     """
     every = max(round(step / pixel), 2)
     rows, columns = np.indices(inside.shape)[:, every // 2 :: every, every // 2 :: every].reshape(2, -1)
     chosen = inside[rows, columns] & np.isfinite(motion[rows, columns]).all(1)
     rows, columns = rows[chosen], columns[chosen]
     way = motion[rows, columns]
-    head = np.stack([columns, rows], 1).astype(float)
     shaft = way @ np.array([plane.right, plane.down], float).T / pixel
+    head = np.stack([columns, rows], 1) + (shaft if from_here else 0.0)
     length = np.linalg.norm(shaft, axis=1, keepdims=True)
     unit = np.divide(shaft, length, out=np.zeros_like(shaft), where=length > 0)
     barb = np.minimum(0.4 * length, 5.0)

@@ -172,7 +172,7 @@ DERIVED: dict[str, Description] = {
     "intensity_ventilation": Description(
         "Ventilation by density",
         "",
-        "M · ρ at exhale / ρ at inhale - 1",
+        "ρ at exhale / (M · ρ at inhale) - 1",
         "mass that is kept, as in Simon 2000 and Guerrero et al. 2006, who tell the change of air for air at exhale",
     ),
     "specific_air_change": Description(
@@ -267,7 +267,7 @@ def parametric_response(inhale: np.ndarray, exhale: np.ndarray) -> np.ndarray:
 
 
 def inspired_fraction(inhale_volume: float, exhale_volume: float) -> float:
-    """Share of the air at inhale that was breathed in: (V_inhale - V_exhale) / V_inhale, volumes in the same unit."""
+    """Share of the volume at inhale that was breathed in: (V_inhale - V_exhale) / V_inhale, both in one unit."""
     return (inhale_volume - exhale_volume) / inhale_volume
 
 

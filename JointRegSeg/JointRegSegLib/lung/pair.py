@@ -80,7 +80,8 @@ def breathing_pair(transform: sitk.Transform, labels: sitk.Image) -> BreathingPa
     own = files.grid_of(labels)
     grid = field_lattice(own)
     if grid is not own:
-        labels = sitk.Resample(labels, scalar_image(np.zeros(grid.shape, np.uint8), grid), sitk.Transform(3, 1))
+        reference = scalar_image(np.zeros(grid.shape, np.uint8), grid)
+        labels = sitk.Resample(labels, reference, sitk.Transform(3, 1), sitk.sitkNearestNeighbor)
     values = sitk.GetArrayFromImage(labels)
     vectors = np.moveaxis(sitk.GetArrayFromImage(displacement_on(transform, grid)), -1, 0)
     displacement = fields.to_voxel(torch.from_numpy(np.ascontiguousarray(vectors))[None], grid)

@@ -51,8 +51,8 @@ def record(
         "reference": reference,
         "exchanged": bool(checks.order(scans["inhale"], scans["exhale"])),
         "volumes_ml": {phase: scan.volume for phase, scan in scans.items()},
-        "evidence": dict(evidence),
-        "error": dict(error),
+        "evidence": {key: _plain(value) for key, value in evidence.items()},
+        "error": {key: _plain(value) for key, value in error.items()},
         "quality": own["quality"],
         "regions": [{key: _plain(value) for key, value in row.items()} for row in rows],
         "measures": {
@@ -98,13 +98,12 @@ def _verdict(verdict: Mapping[str, Any], failures: list[str], warnings: list[str
 
 
 def checksum(source: ImageSource) -> str:
-    """SHA-256 of a file, of a folder's files one after the other by name, or of the voxels of an image in memory."""
+    """SHA-256 of a file, of several (`files.parts_of`) one after the other, or of the voxels of an image in memory."""
     digest = hashlib.sha256()
     if isinstance(source, sitk.Image):
         digest.update(np.ascontiguousarray(sitk.GetArrayViewFromImage(source)))
         return digest.hexdigest()
-    path = Path(source)
-    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+    for file in files.parts_of(Path(source)):
         if file.is_file():
             with file.open("rb") as stream:
                 while block := stream.read(1 << 20):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Mapping
@@ -66,6 +67,8 @@ class Review:
         ITK and Slicer read NaN as 0.
     report : dict
         All of it but the images: what ``review.json`` holds.
+    inputs : tuple of paths
+        What it was made of, which `save` does not replace.
     """
 
     registration: Registration
@@ -74,6 +77,7 @@ class Review:
     names: dict[int, str]
     maps: dict[str, sitk.Image]
     report: dict[str, Any]
+    inputs: tuple[str | Path, ...] = ()
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -93,7 +97,7 @@ class Review:
         """
         from .page import write_html
 
-        folder = check_free(folder, overwrite, (), NAMES, REPORT)
+        folder = check_free(folder, overwrite, self.inputs, NAMES, REPORT)
         images = {f"map_{name}": image for name, image in self.maps.items()}
         images |= {"warped": self.registration.warped, "lungs": self.lungs}
         with complete_or_nothing(folder) as partial:
@@ -182,6 +186,7 @@ def review(
     fixed, moving = read[reference], read[other]
     own_names = dict(threshold.NAMES if reference in found else names or unnamed(fixed.lungs))
     registration = _registered(fixed, moving, given[reference][2], given[other][2], transform, progress, options)
+    registration.report["settings"]["fill"] = fill  # which was done before
     if names and reference in found:
         registration.report["notes"].append(
             f"the lungs at {reference}, the reference, were {origins[reference]} and are named right and left; the "
@@ -253,6 +258,7 @@ def review(
         own_names,
         {name: scalar_image(_spread(of_lungs, inside), grid) for name, of_lungs in values.items()},
         report,
+        tuple(x for x in (*itertools.chain(*given.values()), transform) if isinstance(x, str | Path)),
     )
 
 

@@ -19,6 +19,8 @@ RIGHT, LEFT = 1, 2
 NAMES = {RIGHT: "right lung", LEFT: "left lung"}
 #: HU of the border of lung (half way from inflated lung to tissue), and of the air in large airways.
 BORDER, AIRWAY = -320, -930
+#: Median HU of a part that holds gas and no tissue.
+GAS = -975
 #: Spacing in mm at which shapes are judged; borders keep the image's own.
 COARSE = 2.5
 #: Least volume of lungs in ml, of both together and of one of them.
@@ -83,7 +85,7 @@ def _inside(hu: np.ndarray, grid: Grid, ml: float) -> np.ndarray:
     """Air-filled parts of the body large enough for lungs, airway and all."""
     air = hu < BORDER
     # The lungs may be cut at the top or the bottom of the image, air around the body is cut at its sides.
-    height = int(np.argmax(np.abs(grid.affine[2, :3])))  # lattice axis that runs along the body
+    height = int(np.argmax(np.abs(grid.direction[2])))  # lattice axis that runs along the body
     parts, _ = ndimage.label(air)
     outside = set()
     for axis in (axis for axis in range(3) if axis != 2 - height):
@@ -93,9 +95,12 @@ def _inside(hu: np.ndarray, grid: Grid, ml: float) -> np.ndarray:
     kept = [n for n in range(1, len(sizes)) if n not in outside and sizes[n] > LEAST_ONE]
     if sum(sizes[n] for n in kept) < LEAST:
         raise InputError(f"no lungs of {LEAST:.0f} ml or more were found in the CT volume; {ASK}")
-    # Bowel and stomach hold air, too: the lungs are the largest, and another one is half as large as that, or a lung.
-    largest = max(sizes[n] for n in kept)
-    return np.isin(parts, [n for n in kept if sizes[n] > 0.15 * largest])
+    # Bowel and stomach hold gas alone, without the tissue that even an emphysema has. The lungs are the largest, or
+    # the largest is one of them.
+    largest = max(kept, key=lambda n: sizes[n])
+    middle = dict(zip(kept, ndimage.median(hu, parts, kept), strict=True))
+    lungs = [n for n in kept if n == largest or (sizes[n] > 0.15 * sizes[largest] and middle[n] > GAS)]
+    return np.isin(parts, lungs)
 
 
 def _without_airway(found: np.ndarray, hu: np.ndarray, ml: float) -> np.ndarray:
