@@ -67,11 +67,11 @@ class QualityPanel:
         report = result.report
         try:
             rows = table(report)
+            background, text = COLORS[result.verdict]
+            reasons = html.escape("; ".join(report["verdict"]["reasons"]))
         except (KeyError, TypeError, ValueError, AttributeError):  # users can edit it
             self.clear()
             return
-        background, text = COLORS[result.verdict]
-        reasons = html.escape("; ".join(report["verdict"]["reasons"]))
         notice = _("For research use only. Not for clinical diagnosis or treatment.")
         self.ui.verdictLabel.text = f"<b>{words.verdict(result.verdict)}</b> {reasons}<br>{notice}"
         self.ui.verdictLabel.styleSheet = f"background-color: {background}; color: {text}; padding: 4px;"
@@ -109,24 +109,30 @@ def explained(title: str) -> str:
     }.get(title, "")
 
 
+def _number(value: float | None, digits: int, factor: float = 1.0) -> str:
+    """A figure, or a dash where there is none, as of images that did not overlap before."""
+    return "–" if value is None else f"{factor * value:.{digits}f}"
+
+
 def table(report: dict[str, Any]) -> list[tuple[str, str]]:
     """Lines of the table: what was checked, and what came of it."""
     figures = report["quality"]
     regularity, similar = figures["regularity"], figures["similarity"]["local_correlation"]
     rows = [
-        (_("Similarity (local correlation)"), f"{similar['before']:.3f} → {similar['after']:.3f}"),
-        (_("Folded voxels"), f"{100 * regularity['folded_share']:.4f} %"),
-        (_("Variation of the local volume change"), f"{regularity['log_jacobian_spread']:.3f}"),
+        (_("Similarity (local correlation)"), f"{_number(similar['before'], 3)} → {_number(similar['after'], 3)}"),
+        (_("Folded voxels"), f"{_number(regularity['folded_share'], 4, 100)} %"),
+        (_("Variation of the local volume change"), _number(regularity["log_jacobian_spread"], 3)),
     ]
     error = regularity.get("inverse_consistency_mm")
     if error:
-        rows.append((_("There and back again"), f"{error['mean']:.3f} mm ({_('worst')} {error['max']:.2f} mm)"))
+        mean, worst = _number(error["mean"], 3), _number(error["max"], 2)
+        rows.append((_("There and back again"), f"{mean} mm ({_('worst')} {worst} mm)"))
     agreement = figures.get("segmentation_agreement")
     if agreement:
-        rows.append((_("Segmentations agree (Dice)"), f"{agreement['mean_dice']:.3f}"))
+        rows.append((_("Segmentations agree (Dice)"), _number(agreement["mean_dice"], 3)))
     for moment, title in (("before", _("Given labels, before (Dice)")), ("after", _("Given labels, after (Dice)"))):
         if figures.get("labels"):
-            rows.append((title, f"{figures['labels'][moment]['mean_dice']:.3f}"))
+            rows.append((title, _number(figures["labels"][moment]["mean_dice"], 3)))
     if figures.get("landmarks"):
         before, after = (figures["landmarks"][f"{moment}_mm"]["mean"] for moment in ("before", "after"))
         rows.append((_("Landmarks, mean distance"), f"{before:.2f} → {after:.2f} mm"))

@@ -106,7 +106,12 @@ def marked(before: float, after: float) -> dict:
         (marked(0.3, 0.6), [], "amber", "landmarks are 0.3 → 0.6 mm apart"),
         (marked(0.3, 0.9), [], "red", "landmarks are 0.3 → 0.9 mm apart"),
         (changed("labels", {"before": {"mean_dice": 0.12}, "after": {"mean_dice": 0.11}}), [], "amber", "0.12 → 0.11"),
-        (changed("similarity.overlap_share", {"before": 0.0, "after": 0.26}), [], "amber", "only 26.0 % of the smaller"),
+        (
+            changed("similarity.overlap_share", {"before": 0.0, "after": 0.26}),
+            [],
+            "amber",
+            "only 26.0 % of",
+        ),
         (changed("similarity.local_correlation.after", float("nan")), [], "amber", "little in common"),
         (changed("similarity.local_correlation", {"before": 0.251, "after": 0.253}), [], "amber", "no more alike"),
         (GOOD, ["fixed image: too large"], "amber", "fixed image: too large"),

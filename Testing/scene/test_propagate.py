@@ -10,7 +10,7 @@ import SimpleITK as sitk
 import slicer
 import vtk
 from JointRegSegLib.deformation import Deformation, displacement_on
-from JointRegSegLib.errors import InputError
+from JointRegSegLib.errors import InputError, JointRegSegError
 from JointRegSegLib.geometry import Grid
 from JointRegSegLib.scene import segments, volumes
 from JointRegSegLib.scene.propagate import Carrying, carry
@@ -249,3 +249,38 @@ def test_what_is_carried_may_vanish(scene, ways):
         carrying.wait()
     with pytest.raises(InputError, match="nothing to carry over"):
         carry(scene, None, ways["result"])
+
+
+def test_a_copy_that_fails_leaves_nothing_and_is_not_tried_again(scene, ways, monkeypatch):
+    def full(*_: object) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(volumes, "fill", full)
+    before = scene.GetNumberOfNodes()
+    carrying = Carrying(scene, ways["moving"], ways["result"])
+    with pytest.raises(JointRegSegError, match=r"'M' could not be carried over \(no room\)"):
+        carrying.wait()
+    assert all(carrying.poll() for _ in range(5)) and scene.GetNumberOfNodes() == before
+
+
+def test_a_transform_that_is_no_longer_the_results(scene, ways):
+    """Inverted in place, or hardened into another kind, it would carry the other way, or raise what nobody expects."""
+    node = ways["transform"]
+    parent = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    node.SetAndObserveTransformNodeID(parent.GetID())
+    with pytest.raises(InputError, match="is under another transform"):
+        carry(scene, ways["moving"], ways["result"])
+    node.SetAndObserveTransformNodeID(None)
+    node.Inverse()
+    with pytest.raises(InputError, match="no displacement grid from parent"):
+        carry(scene, ways["moving"], ways["result"])
+    node.Inverse()
+    assert carry(scene, ways["moving"], ways["result"]) is not None
+    matrix = vtk.vtkTransform()
+    matrix.Translate(1, 2, 3)
+    general = vtk.vtkGeneralTransform()
+    general.Concatenate(node.GetTransformFromParent())
+    general.Concatenate(matrix)
+    node.SetAndObserveTransformFromParent(general)
+    with pytest.raises(InputError, match="no displacement grid from parent"):
+        carry(scene, ways["moving"], ways["result"])

@@ -162,3 +162,13 @@ def test_the_checkout_stays_small():
 def test_the_models_stay_small():
     sizes = [path.stat().st_size for path in checkout() if path.is_relative_to(MODULE / "Resources" / "Models")]
     assert 0 < sum(sizes) < 40 * MB
+
+
+def test_no_checkout_changes_files_that_are_checked_by_their_bytes():
+    """Git for Windows writes other line ends into text, by default."""
+    checked = [*(MODULE / "Resources" / "SampleData").iterdir(), *(MODULE / "Resources" / "Models").rglob("*.*")]
+    names = [str(path.relative_to(ROOT)) for path in checked if path.is_file()]
+    told = subprocess.run(
+        ["git", "check-attr", "text", "--", *names], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert len(told) == len(names) > 10 and all(line.endswith(": unset") for line in told)

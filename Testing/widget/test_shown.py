@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -289,6 +290,29 @@ def test_a_report_that_was_edited_is_none(scene, panel, run):
     panel.exit()
     panel.enter()
     assert panel.ui.resultsTable.rowCount == 0 and panel.ui.verdictLabel.text == "No result yet."
+
+
+def test_figures_that_there_are_not_are_dashes(scene, panel, run):
+    """Images that did not overlap before have no likeness then; the verdict stays to be seen."""
+    run()
+    node = panel.show.result.nodes["provenance"]
+    report = json.loads(node.GetText())
+    report["quality"]["similarity"]["local_correlation"]["before"] = None
+    report["quality"]["regularity"] |= {
+        "log_jacobian_spread": None,
+        "inverse_consistency_mm": {"mean": None, "max": None},
+    }
+    node.SetText(json.dumps(report))
+    panel.exit()
+    panel.enter()
+    assert re.search("GREEN|AMBER|RED", panel.ui.verdictLabel.text)
+    values = [panel.ui.resultsTable.item(row, 1).text() for row in range(panel.ui.resultsTable.rowCount)]
+    assert values[0].startswith("– → 0.") and values[2] == "–" and values[3].startswith("– mm")
+    report["verdict"]["color"] = "blue"
+    node.SetText(json.dumps(report))
+    panel.exit()
+    panel.enter()
+    assert panel.ui.verdictLabel.text == "No result yet."
 
 
 def test_helpers_are_not_offered_as_inputs(scene, panel, run, click):

@@ -183,6 +183,8 @@ def _names_of(node: slicer.vtkMRMLLabelMapVolumeNode) -> dict[int, str]:
     table = display.GetColorNode() if display else None
     if table is None or not table.IsA("vtkMRMLColorTableNode") or table.GetType() != table.User:
         return {}
+    if node.GetImageData() is None:  # of which its reader tells
+        return {}
     highest = int(node.GetImageData().GetScalarRange()[1])  # looking at each voxel would hold up the window
     names = {value: table.GetColorName(value) for value in range(1, highest + 1)}
     return {value: f"label {value}" if name in (None, "", "(none)") else name for value, name in names.items()}

@@ -140,7 +140,7 @@ def _partly(
     transform: slicer.vtkMRMLTransformNode, moving: slicer.vtkMRMLVolumeNode, fraction: float
 ) -> vtk.vtkAbstractTransform:
     """From fixed points part of the way to moving ones, and on into the moving volume's own parents."""
-    whole = transform.GetTransformFromParent()
+    whole = volumes.grid_of(transform)
     part = slicer.vtkOrientedGridTransform()
     part.SetDisplacementGridData(whole.GetDisplacementGrid())
     part.SetGridDirectionMatrix(whole.GetGridDirectionMatrix())
@@ -159,7 +159,7 @@ def _partly(
 
 def _longest(transform: slicer.vtkMRMLTransformNode) -> float:
     """Where the color scale ends, in mm: what the body does, where the moving volume shows it."""
-    grid = transform.GetTransformFromParent()
+    grid = volumes.grid_of(transform)
     field = grid.GetDisplacementGrid()
     size = field.GetDimensions()
     index = np.stack([np.random.default_rng(0).integers(0, n, SAMPLES) for n in size], 1)

@@ -62,11 +62,12 @@ def jacobian(scene: slicer.vtkMRMLScene, result: SceneResult, on: bool) -> None:
     """
     node = result.need("jacobian") if on else result.get("jacobian")
     if node is not None:
-        node.CreateDefaultDisplayNodes()
-        display = node.GetDisplayNode()
-        display.SetAndObserveColorNodeID(_jacobian_colors(scene, result).GetID())
-        display.SetAutoWindowLevel(False)
-        display.SetWindowLevel(JACOBIAN[1] - JACOBIAN[0], sum(JACOBIAN) / 2)
+        if on:
+            node.CreateDefaultDisplayNodes()
+            display = node.GetDisplayNode()
+            display.SetAndObserveColorNodeID(_jacobian_colors(scene, result).GetID())
+            display.SetAutoWindowLevel(False)
+            display.SetWindowLevel(JACOBIAN[1] - JACOBIAN[0], sum(JACOBIAN) / 2)
         legend(node, "volume ×", "%.1f", on)
     view = layout.composite(scene, layout.DEFORMATION)
     view.SetForegroundVolumeID(node.GetID() if on else None)

@@ -31,7 +31,7 @@ def part_of(
     InputError
         If the inverse transform is not in the scene anymore, or the segment is empty.
     """
-    grid = result.need("inverse").GetTransformFromParent()
+    grid = volumes.grid_of(result.need("inverse"))
     field = grid.GetDisplacementGrid()
     vectors = vtk_to_numpy(field.GetPointData().GetScalars())
     points = _points(grid) + vectors

@@ -124,10 +124,23 @@ class Carrying:
                 raise JointRegSegError(f"'{self._node.GetName()}' could not be carried over ({self._problem})")
             if not self._scene.IsNodePresent(self._node):
                 raise InputError("what was to be carried over is not in the scene any more")
-            self.copy = self._put(self._scene.GenerateUniqueName(f"{self._node.GetName()} carried"))
+            self.copy = self._put_whole(self._scene.GenerateUniqueName(f"{self._node.GetName()} carried"))
         except JointRegSegError as error:
             self.error = error
+        except Exception as error:  # whatever it is, the next moment would only try again
+            self.error = JointRegSegError(f"'{self._node.GetName()}' could not be carried over ({error})")
         return self.done
+
+    def _put_whole(self, name: str) -> slicer.vtkMRMLNode:
+        """The copy, or what was begun of it is removed again."""
+        there = {self._scene.GetNthNode(i) for i in range(self._scene.GetNumberOfNodes())}
+        try:
+            return self._put(name)
+        except Exception:
+            for node in [self._scene.GetNthNode(i) for i in range(self._scene.GetNumberOfNodes())]:
+                if node not in there:
+                    self._scene.RemoveNode(node)
+            raise
 
     def wait(self) -> slicer.vtkMRMLNode:
         """Block until it is done; for scripts.
@@ -147,7 +160,7 @@ class Carrying:
         """In the thread: touches no node."""
         try:
             self._work()
-        except (RuntimeError, MemoryError) as error:
+        except Exception as error:  # told by `poll`
             self._problem = error
 
     def _ask(self, *seen: Seen) -> Iterator[None]:
@@ -233,7 +246,7 @@ class _Field:
     """A transform node's displacements, read at once, so that any thread may make a transform of them."""
 
     def __init__(self, transform: slicer.vtkMRMLTransformNode) -> None:
-        grid = transform.GetTransformFromParent()
+        grid = volumes.grid_of(transform)
         field = grid.GetDisplacementGrid()
         self._vectors = vtk_to_numpy(field.GetPointData().GetScalars()).reshape(*reversed(field.GetDimensions()), 3)
         affine = volumes.to_numpy(grid.GetGridDirectionMatrix()) @ np.diag([*field.GetSpacing(), 1.0])

@@ -69,7 +69,7 @@ def register_frames(
                 out.reports.append(None)
                 out.failures[number] = "the frame is no scalar volume, or a label map"
                 continue
-            # A frame lives in a scene of its own within the sequence; a node that shares its voxels stands for it here.
+            # A frame lives in a scene of its own within the sequence; a copy stands for it here.
             frame = scene.AddNewNodeByClass(
                 sequence.GetNthDataNode(number).GetClassName(), f"{sequence.GetName()} {index}"
             )

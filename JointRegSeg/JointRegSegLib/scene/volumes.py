@@ -207,6 +207,29 @@ def _steps(transform: vtk.vtkAbstractTransform, name: str) -> list[Callable[[], 
     return [_step(transform, name)]
 
 
+def grid_of(node: slicer.vtkMRMLTransformNode) -> slicer.vtkOrientedGridTransform:
+    """The displacements of a result's transform node, from parent.
+
+    Raises
+    ------
+    InputError
+        If it was inverted, hardened into another kind, or put under another transform.
+    """
+    name = f"transform '{node.GetName()}'"
+    if node.GetParentTransformNode() is not None:
+        raise InputError(f"{name}: is under another transform; harden or remove that")
+    transform = node.GetTransformFromParent()
+    transform.Update()  # before which an inverse does not know that it is one
+    return _forward(transform, name)
+
+
+def _forward(transform: vtk.vtkAbstractTransform, name: str) -> slicer.vtkOrientedGridTransform:
+    forward = isinstance(transform, slicer.vtkOrientedGridTransform) and not transform.GetInverseFlag()
+    if not forward or transform.GetDisplacementGrid() is None:
+        raise InputError(f"{name}: is no displacement grid from parent; convert it in the module Transforms")
+    return transform
+
+
 def _step(transform: vtk.vtkAbstractTransform, name: str) -> Callable[[], sitk.Transform]:
     if isinstance(transform, vtk.vtkLinearTransform):
         lps = FLIP @ to_numpy(transform.GetMatrix()) @ FLIP
@@ -214,10 +237,7 @@ def _step(transform: vtk.vtkAbstractTransform, name: str) -> Callable[[], sitk.T
         affine.SetMatrix(lps[:3, :3].ravel().tolist())
         affine.SetTranslation(lps[:3, 3].tolist())
         return lambda: affine
-    grid = transform
-    forward = isinstance(grid, slicer.vtkOrientedGridTransform) and not grid.GetInverseFlag()
-    if not forward or grid.GetDisplacementGrid() is None:
-        raise InputError(f"{name}: is no displacement grid from parent; convert it in the module Transforms")
+    grid = _forward(transform, name)
     data = grid.GetDisplacementGrid()
     vectors = vtk_to_numpy(data.GetPointData().GetScalars()).reshape(*reversed(data.GetDimensions()), 3)
     scale = np.array([-1.0, -1.0, 1.0]) * grid.GetDisplacementScale()
