@@ -78,6 +78,7 @@ def test_dicom_slices_that_are_no_lattice(dicom_writer, tmp_path):
         ("gap", [k for k in range(len(places)) if k not in (3, 4)], 0, "some are missing or unevenly spaced"),
         ("gap at the end", [k for k in range(len(places)) if k != len(places) - 2], 0, "some are missing"),
         ("phases", [0, 0, 1, 1, 2, 2, 3, 3], 0, "at places of others"),
+        ("one place", [2, 2, 2], 0, "at places of others"),
         ("tilt", list(range(len(places))), np.arange(len(places))[:, None] * step, "gantry tilt"),
     ):
         write_series(tmp_path / name, dicom_writer, (places + moved)[chosen], grid, values[chosen])
