@@ -154,8 +154,8 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.cancel(_("Canceled: the scene was closed."))
         else:
             self.tell("")  # it is about what was in the scene
-        self.propagate.forget()
-        self.lung.forget()
+        for part in (self.show, self.propagate, self.lung):
+            part.forget()
         self.setParameterNode(None)
         self._bind(None)
 

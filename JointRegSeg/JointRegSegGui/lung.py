@@ -106,7 +106,7 @@ class LungPanel:
         pair = self._parameters.fixedVolume, self._parameters.movingVolume
         if None in pair or pair[0] is pair[1] or words.unfit(*pair):
             return self._result, None
-        shown = self._result is not None and lung.pair_of(self._result) == [node.GetID() for node in pair]
+        shown = self._result is not None and lung.is_of(self._result, *pair)
         found = self._result if shown else lung.registration(slicer.mrmlScene, *pair)
         return found, None if found is not None else pair
 
@@ -314,12 +314,12 @@ class LungPanel:
             self._tell(words.problem(error))
 
     def forget(self) -> None:
-        """The scene is closed: nobody waits for the review."""
+        """The scene is closed: nobody waits for the review, and its images need no memory."""
         if self._run is not None:
             self._run.cancel()
             self._progress.end("")
             self.ui.lungOrderLabel.text = ""
-        self._run = self._review = self._last = None
+        self._run = self._review = self._last = self._result = None
 
     def close(self) -> None:
         """Leave no file behind."""

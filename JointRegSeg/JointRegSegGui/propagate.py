@@ -77,8 +77,8 @@ class PropagatePanel:
             self.update(self._parameters, self._result)
 
     def forget(self) -> None:
-        """The scene is closed: nobody waits for the copy."""
-        self._carrying = None
+        """The scene is closed: nobody waits for the copy, and its images need no memory."""
+        self._carrying = self._result = None
 
 
 def needed(node: slicer.vtkMRMLNode, backward: bool) -> str:

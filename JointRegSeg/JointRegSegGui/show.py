@@ -55,6 +55,10 @@ class ShowPanel:
         ):
             control.enabled = result is None or result.get(role) is not None  # not every model gives all
 
+    def forget(self) -> None:
+        """The scene is closed: its images need no memory."""
+        self.result = self._seen = None
+
     def suggest_spacing(self) -> None:
         """A spacing that suits the size of the fixed volume; once for each, so that the user's own choice stays."""
         fixed = self._volume(FIXED_REFERENCE)

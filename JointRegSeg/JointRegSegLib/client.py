@@ -242,7 +242,8 @@ class Worker:
         if process.poll() is None:
             if sys.platform == "win32":
                 kill = ["taskkill", "/PID", str(process.pid), "/T", "/F"]
-                subprocess.run(kill, capture_output=True, check=False)
+                # Without a console, which would flash up over Slicer's window.
+                subprocess.run(kill, capture_output=True, check=False, creationflags=subprocess.CREATE_NO_WINDOW)
             else:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)

@@ -22,7 +22,7 @@ from JointRegSegLib import files, metrics
 from JointRegSegLib.deformation import scalar_image
 from JointRegSegLib.geometry import Grid, resample
 from JointRegSegTrainingLib import cohort
-from people import each, signed_rank
+from per_person import each, signed_rank
 from trainings import Figures, OutOfTime, Table, Trainings, bundle, call, cohort_of, figures, parser
 
 BASELINE, SYMMETRY, PRETRAINING, NOISY = "baseline", "+ symmetry", "+ pretraining", "+ noisy labels"

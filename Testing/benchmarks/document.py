@@ -19,7 +19,7 @@ from JointRegSegLib import metrics, models
 from JointRegSegLib.errors import ModelError
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from people import each, signed_rank
+from per_person import each, signed_rank
 
 COLUMNS = (
     ("Dice", "dice", 3, 1),

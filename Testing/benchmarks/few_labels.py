@@ -26,7 +26,7 @@ import numpy as np
 from JointRegSegLib import metrics, models
 from JointRegSegTrainingLib import cohort, subjects
 from JointRegSegTrainingLib.runs import load_run
-from people import each, signed_rank
+from per_person import each, signed_rank
 from scipy.stats import false_discovery_control, mannwhitneyu
 from trainings import Figures, Table, Trainings, bundle, call, cohort_of, figures, parser
 

@@ -193,9 +193,24 @@ def test_scans_that_nobody_registered(worker, scene, add, pair):
     review = run.wait(lambda stage, fraction: stages.append((stage, fraction)))
     assert review.result.report["quality"]["similarity"]["local_correlation"]["after"] > 0.5
     assert review.result.get("inverse") is not None and review.result.get("jacobian") is None
-    assert lung.pair_of(review.result) == [node.GetID() for node in nodes.values()]
+    assert lung.is_of(review.result, *nodes.values()) and not lung.is_of(review.result, *reversed(nodes.values()))
     assert lung.registration(scene, *nodes.values()).identifier == review.result.identifier
     assert lung.registration(scene, *reversed(nodes.values())) is None
+    # Another frame in the same node, or the volume at another place: what was found is of something else.
+    kept = volumes.values_of(nodes["moving"]).copy()
+    slicer.util.updateVolumeFromArray(nodes["moving"], kept[::-1].copy())
+    assert lung.registration(scene, *nodes.values()) is None
+    with pytest.raises(InputError, match="'Exhale' holds other voxels, or lies elsewhere"):
+        lung.LungRun(worker, scene, review.result, *nodes.values())
+    slicer.util.updateVolumeFromArray(nodes["moving"], kept)
+    assert lung.registration(scene, *nodes.values()) is not None
+    shift = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "shift")
+    matrix = vtk.vtkMatrix4x4()
+    matrix.SetElement(2, 3, 25)
+    shift.SetMatrixTransformToParent(matrix)
+    nodes["fixed"].SetAndObserveTransformNodeID(shift.GetID())
+    assert lung.registration(scene, *nodes.values()) is None
+    nodes["fixed"].SetAndObserveTransformNodeID(None)
     report = review.report
     assert [row["region"] for row in report["regions"]][1:3] == ["right lung", "left lung"]
     assert not any("other way round" in text or "not there" in text for text in report["warnings"])

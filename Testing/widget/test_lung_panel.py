@@ -207,7 +207,7 @@ def test_one_click_registers_and_reviews(scene, widget, pair, click, wait, monke
     assert ui.statusLabel.text == "The lungs are reviewed." and len(seen) > 5
     result = widget.show.result
     assert result.report["model"]["name"] == "generic" and parameters.result == result.identifier
-    assert lung.pair_of(result) == [parameters.fixedVolume.GetID(), parameters.movingVolume.GetID()]
+    assert lung.is_of(result, parameters.fixedVolume, parameters.movingVolume)
     assert result.get("inverse") is not None and not ui.resultsCollapsibleButton.collapsed
     found = lung.find(scene, result)
     assert found.report["evidence"]["dice_after"] > found.report["evidence"]["dice_before"]

@@ -95,7 +95,8 @@ def agreement(
     """1 where carried-over and predicted labels agree, 2 where they do not; 0 where neither has one."""
     first, second = (sitk.ReadImage(str(path)) for path in (fixed, warped))
     a, b = (sitk.GetArrayViewFromImage(image) for image in (first, second))
-    values = np.where((a == 0) & (b == 0), 0, np.where(a == b, 1, 2)).astype(np.uint8)
+    values = (a != b).view(np.uint8) + np.uint8(1)
+    values[(a == 0) & (b == 0)] = 0
     image = sitk.GetImageFromArray(values)
     image.CopyInformation(first)
     colors = scene.AddNewNodeByClass("vtkMRMLColorTableNode", scene.GenerateUniqueName(f"{name} colors"))

@@ -113,6 +113,10 @@ class LungRun(runs.Run):
             raise InputError("landmarks are needed in both scans or in none; choose the other list, too")
         if result is not None and options:
             raise InputError("a registration that is there is reviewed as it is; leave its options out")
+        if result is not None and (other := _changed(result, fixed, moving)):
+            raise InputError(
+                f"'{other[0]}' holds other voxels, or lies elsewhere, than when it was registered; register again"
+            )
         self._of = result
         self._transform = None if result is None else volumes.itk_transform(result.need("transform"))
         self._masks: dict[str, sitk.Image] = {}
@@ -316,10 +320,25 @@ def scans(result: SceneResult) -> tuple[slicer.vtkMRMLScalarVolumeNode, slicer.v
     return pair
 
 
-def pair_of(result: SceneResult) -> list[str | None]:
-    """Identifiers of the fixed and the moving volume of a result, None where its transform is gone."""
+def is_of(result: SceneResult, fixed: slicer.vtkMRMLScalarVolumeNode, moving: slicer.vtkMRMLScalarVolumeNode) -> bool:
+    """Whether a result, whose transform is there, is of these two volumes as they are now."""
     transform = result.get("transform")
-    return [transform and transform.GetNodeReferenceID(role) for role in (FIXED_REFERENCE, MOVING_REFERENCE)]
+    roles = FIXED_REFERENCE, MOVING_REFERENCE
+    if transform is None or [transform.GetNodeReferenceID(r) for r in roles] != [fixed.GetID(), moving.GetID()]:
+        return False
+    return not _changed(result, fixed, moving)
+
+
+def _changed(
+    result: SceneResult, fixed: slicer.vtkMRMLScalarVolumeNode, moving: slicer.vtkMRMLScalarVolumeNode
+) -> list[str]:
+    """Names of those volumes that hold other voxels, or lie elsewhere, than when they were registered.
+
+    A frame of a sequence takes the place of another in the same node.
+    """
+    inputs = result.report.get("inputs", {})
+    known = [(inputs.get(side, {}).get("fingerprint"), node) for side, node in (("fixed", fixed), ("moving", moving))]
+    return [node.GetName() for mark, node in known if mark is not None and volumes.fingerprint(node) != mark]
 
 
 def registration(
@@ -327,7 +346,7 @@ def registration(
 ) -> SceneResult | None:
     """The last result in the scene that is of these two volumes, None without one."""
     there = (results.find(scene, entry.identifier) for entry in reversed(results.entries(scene)))
-    return next((r for r in there if r is not None and pair_of(r) == [fixed.GetID(), moving.GetID()]), None)
+    return next((r for r in there if r is not None and is_of(r, fixed, moving)), None)
 
 
 def patient_of(node: slicer.vtkMRMLScalarVolumeNode) -> dict[str, str]:

@@ -341,7 +341,7 @@ def slicer_version() -> str:
 
 
 def _named(node: slicer.vtkMRMLVolumeNode) -> dict[str, str]:
-    return {"name": node.GetName(), "id": node.GetID()}
+    return {"name": node.GetName(), "id": node.GetID(), "fingerprint": volumes.fingerprint(node)}
 
 
 def _place(node: slicer.vtkMRMLVolumeNode) -> tuple:
