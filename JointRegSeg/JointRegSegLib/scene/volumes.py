@@ -183,6 +183,8 @@ def fill_values(node: slicer.vtkMRMLVolumeNode, values: np.ndarray, affine: np.n
 
 def fingerprint(node: slicer.vtkMRMLVolumeNode) -> str:
     """Another one, as good as always, for a volume of other voxels or that is seen elsewhere; looks at a thousand."""
+    if node.GetImageData() is None:
+        return ""
     voxels = values_of(node).reshape(-1)
     bounds = [0.0] * 6
     node.GetRASBounds(bounds)
