@@ -21,6 +21,17 @@ def load_run(folder: Path) -> tuple[Plan, list[cohort.Row], RegistrationNetwork]
     InputError
         If the folder holds no run, or the cohort's files are no longer where they were.
     """
+    plan = _plan_of(folder)
+    rows = cohort.read(folder / "cohort.csv")
+    network = build(plan)
+    try:
+        network.load_state_dict(read_state(folder)["average"])
+    except (RuntimeError, TypeError, AttributeError):
+        raise InputError(f"{folder / 'state.pt'}: is of another network than {folder / 'plan.json'}") from None
+    return plan, rows, network.eval()
+
+
+def _plan_of(folder: Path) -> Plan:
     path = folder / "plan.json"
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
@@ -28,19 +39,12 @@ def load_run(folder: Path) -> tuple[Plan, list[cohort.Row], RegistrationNetwork]
         raise InputError(f"{path}: no such file; name the folder of a training run") from None
     except ValueError as error:
         raise InputError(f"{path}: is damaged ({error})") from None
-    plan = from_entries(entries, str(path))
-    rows = cohort.read(folder / "cohort.csv")
-    network = build(plan)
-    try:
-        network.load_state_dict(read_state(folder)["average"])
-    except (RuntimeError, TypeError, AttributeError):
-        raise InputError(f"{folder / 'state.pt'}: is of another network than {path}") from None
-    return plan, rows, network.eval()
+    return from_entries(entries, str(path))
 
 
 def steps_left(folder: Path) -> int:
     """Steps that a training run has still to go; raises as `load_run` does."""
-    return load_run(folder)[0].steps - read_state(folder)["step"]
+    return _plan_of(folder).steps - read_state(folder)["step"]
 
 
 def part(rows: list[cohort.Row], split: str) -> list[cohort.Row]:

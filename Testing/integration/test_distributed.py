@@ -20,6 +20,20 @@ STEPS = 40
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "JointRegSegLib.cli", "train"]
 
 
+def launched(command: list[object]) -> subprocess.CompletedProcess:
+    """A training by two processes that went well."""
+    done = subprocess.run(
+        [str(c) for c in command],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
 @pytest.fixture(scope="module")
 def together(config_file, cohort_file, tmp_path_factory) -> tuple[Path, str]:
     """A run by two processes, and what they said; its time is up after a step or a few."""
@@ -37,15 +51,7 @@ def together(config_file, cohort_file, tmp_path_factory) -> tuple[Path, str]:
         "slicer",
     ]
     command = [*LAUNCH, "--config", config_file, "--cohort", cohort_file, "--output", folder, *options]
-    done = subprocess.run(
-        [str(c) for c in command],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = launched(command)
     return folder, done.stdout
 
 
@@ -96,15 +102,7 @@ def test_an_output_that_no_loss_asks_for(config_file, cohort_file, tmp_path):
     """The segmentation has no weight, and so no gradients, which the other process must not wait for."""
     options = ["--set", "steps=3", "--set", "weights.segmentation=0", "--device", "cpu", "--progress", "none"]
     command = [*LAUNCH, "--config", config_file, "--cohort", cohort_file, "--output", tmp_path / "run", *options]
-    done = subprocess.run(
-        [str(c) for c in command],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    launched(command)
     assert trainer.read_state(tmp_path / "run")["step"] == 3
 
 
