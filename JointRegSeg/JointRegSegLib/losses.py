@@ -128,14 +128,17 @@ def segmentation(scores: torch.Tensor, labels: torch.Tensor, known: torch.Tensor
         (N, K) as in `dice`. What an image's data set did not annotate may be hidden in its background: there the
         probability of either is right (the marginal loss of Shi et al. 2021).
     """
+    # Of convolutions on a CPU the classes of a voxel lie side by side, unlike the labels.
+    scores = scores.contiguous()
     log = scores.log_softmax(1)
-    if known is not None:
+    probabilities = log.exp()
+    if known is not None and not known.all():
         # Background and unknown labels form one class: each of them gets the probability of all.
         merged = F.pad(~known.bool(), (1, 0), value=True)[:, :, None, None, None]
         together = log.masked_fill(~merged, -torch.inf).logsumexp(1, keepdim=True)
         log = torch.where(merged, together, log)
-    entropy = -(labels * log).sum(1).mean()
-    return entropy + dice(scores.softmax(1)[:, 1:], labels[:, 1:], known=known)
+    entropy = -torch.linalg.vecdot(labels.flatten(1), log.flatten(1)).mean() / labels[0, 0].numel()
+    return entropy + dice(probabilities[:, 1:], labels[:, 1:], known=known)
 
 
 def gradient_deviation(gradients: torch.Tensor) -> torch.Tensor:

@@ -31,7 +31,7 @@ def completed(labels: torch.Tensor, known: torch.Tensor, prediction: Prediction)
     if any(s is None for s in scores):
         raise InputError("'complete' needs a network that segments both images; leave it out")
     open_ = torch.cat([torch.ones_like(known[:, :1]), ~known], 1)[:, :, None, None, None]
-    guess = torch.cat(scores).float().softmax(1) * open_
+    guess = torch.cat(scores).float().contiguous().softmax(1) * open_
     drawn = labels * ~open_
     return drawn + guess / guess.sum(1, keepdim=True).clamp_min(1e-6) * (1 - drawn.sum(1, keepdim=True))
 
