@@ -282,6 +282,18 @@ def test_a_deformation_limited_to_a_segment_moves_what_comes_to_lie_in_it_and_no
     assert result.nodes["part"].GetDisplayNode().GetVisibility()
     motion.deformation(scene, result, "grid", 4)
     assert not result.nodes["part"].GetDisplayNode().GetVisibility()
+    motion.deformation(scene, result, "grid", 4, (result.nodes["fixed_segmentation"], "label_1"))
+    assert result.nodes["part"].GetTransformToParent() is part  # which takes long to make
+    lift = scene.AddNewNodeByClass("vtkMRMLTransformNode", "lift")
+    result.nodes["fixed_segmentation"].SetAndObserveTransformNodeID(lift.GetID())
+    for shift in (0.0, 40.0):
+        matrix = vtk.vtkMatrix4x4()
+        matrix.SetElement(2, 3, shift)
+        lift.SetMatrixTransformToParent(matrix)
+        motion.deformation(scene, result, "grid", 4, (result.nodes["fixed_segmentation"], "label_1"))
+        result.nodes["transform"].GetTransformFromParent().TransformPoint(list(inner * RAS), start)
+        result.nodes["part"].GetTransformToParent().TransformPoint(start, end)
+        assert (np.linalg.norm(np.subtract(end, start)) > 0.5) == (shift == 0)
     with pytest.raises(InputError, match="nothing in the chosen segment"):
         motion.deformation(scene, result, "grid", 4, (result.nodes["fixed_segmentation"], "label_9"))
 

@@ -177,6 +177,28 @@ def test_a_segmentation_is_carried_from_where_it_is_seen(scene, ways, bent):
     assert not node.GetSegmentation().ContainsRepresentation("Binary labelmap")  # the user's own stays as it was
 
 
+def test_surfaces_are_made_label_maps_once_for_all_segments(scene, ways, monkeypatch):
+    made, original = [], segments._copy
+    monkeypatch.setattr(segments, "_copy", lambda node: made.append(node) or original(node))
+    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "S")
+    node.SetReferenceImageGeometryParameterFromVolumeNode(ways["moving"])
+    node.GetSegmentation().SetSourceRepresentationName("Closed surface")
+    for i in (1, 2):
+        ball = vtk.vtkSphereSource()
+        ball.SetCenter(*(place(thing().centers[i], KNOWN) * RAS))
+        ball.SetRadius(5)
+        ball.Update()
+        segment = slicer.vtkSegment()
+        segment.AddRepresentation("Closed surface", ball.GetOutput())
+        node.GetSegmentation().AddSegment(segment, str(i))
+    carried = carry(scene, node, ways["result"])
+    assert made == [node]
+    for i in (1, 2):
+        statistics = sitk.LabelShapeStatisticsImageFilter()
+        statistics.Execute(segments.mask_of(carried, str(i)))
+        assert np.linalg.norm(np.array(statistics.GetCentroid(1)) - thing().centers[i]) < 1
+
+
 def segmentation(scene, masks: dict, grid):
     """A segmentation node of arrays (k, j, i) by name."""
     node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "S")

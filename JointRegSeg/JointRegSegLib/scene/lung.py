@@ -16,7 +16,7 @@ from . import files, layout, motion, results, runs, sitk, volumes
 from .files import FIXED_REFERENCE, MOVING_REFERENCE
 from .overlays import RIGHT, legend
 from .results import SceneResult
-from .segments import layers, mask_of
+from .segments import as_label_maps, layers, mask_of
 
 #: What nodes of a review are in their result: labels, outline, report, and a map for each measure.
 LABELS, OUTLINE, REPORT, MAP = "lung_labels", "lung_outline", "lung_report", "lung_map_"
@@ -196,11 +196,11 @@ def _names_of(node: slicer.vtkMRMLLabelMapVolumeNode) -> dict[int, str]:
 
 def _labels_of(node: slicer.vtkMRMLSegmentationNode, known: Mapping[int, str]) -> tuple[sitk.Image, dict[int, str]]:
     """Segments as one label map, and their names by value; a name that is known keeps its value."""
-    segmentation = node.GetSegmentation()
+    segmentation, stored = node.GetSegmentation(), as_label_maps(node)
     masks = {}
     for i in range(segmentation.GetNumberOfSegments()):
         identifier = segmentation.GetNthSegmentID(i)
-        mask = mask_of(node, identifier)
+        mask = mask_of(node, identifier, stored)
         if mask is not None:
             masks[identifier] = mask
     stacked = layers(masks)

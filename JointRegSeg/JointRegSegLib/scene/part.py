@@ -19,6 +19,8 @@ from .segments import mask_of
 
 #: Over how many mm around the segment the deformation fades out.
 FADE = 3.0
+#: Attribute of the transform: what it was made of, and when that had last changed.
+MADE_OF = "JointRegSeg.MadeOf"
 
 
 def part_of(
@@ -33,6 +35,10 @@ def part_of(
     """
     grid = volumes.grid_of(result.need("inverse"))
     field = grid.GetDisplacementGrid()
+    state = _state(field, segmentation, identifier)
+    made = result.get("part")
+    if made is not None and made.GetAttribute(MADE_OF) == state:
+        return made
     vectors = vtk_to_numpy(field.GetPointData().GetScalars())
     points = _points(grid) + vectors
     share = _share(segmentation, identifier, points)
@@ -45,7 +51,20 @@ def part_of(
     part.SetInterpolationModeToLinear()
     node = hidden(result.need("inverse").GetScene(), result, "vtkMRMLGridTransformNode", "part")
     node.SetAndObserveTransformToParent(part)
+    node.SetAttribute(MADE_OF, state)
     return node
+
+
+def _state(field: vtk.vtkImageData, segmentation: slicer.vtkMRMLSegmentationNode, identifier: str) -> str:
+    """By which it is seen that a part need not be made again."""
+    parent = segmentation.GetParentTransformNode()
+    changed = [field.GetMTime(), segmentation.GetSegmentation().GetMTime()]
+    changed += [parent.GetTransformToWorldMTime()] if parent is not None else []
+    segment = segmentation.GetSegmentation().GetSegment(identifier)
+    stored = segmentation.GetSegmentation().GetSourceRepresentationName()
+    content = segment.GetRepresentation(stored) if segment is not None else None
+    changed += [content.GetMTime()] if content is not None else []
+    return " ".join(map(str, (segmentation.GetID(), identifier, *changed)))
 
 
 def _points(grid: slicer.vtkOrientedGridTransform) -> np.ndarray:

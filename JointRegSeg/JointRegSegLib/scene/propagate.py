@@ -170,9 +170,9 @@ class Carrying:
 
     def _ask_segments(self) -> Iterator[None]:
         yield from self._ask(self._target)
-        source = self._node.GetSegmentation()
+        source, stored = self._node.GetSegmentation(), segments.as_label_maps(self._node)
         for i in range(source.GetNumberOfSegments()):
-            mask = segments.mask_of(self._node, source.GetNthSegmentID(i))
+            mask = segments.mask_of(self._node, source.GetNthSegmentID(i), stored)
             if mask is not None:
                 self._masks[source.GetNthSegmentID(i)] = mask
             yield

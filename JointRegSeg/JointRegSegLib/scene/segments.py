@@ -11,8 +11,31 @@ from ..errors import InputError
 from . import sitk, volumes
 
 
-def mask_of(node: slicer.vtkMRMLSegmentationNode, identifier: str) -> sitk.Image | None:
+def as_label_maps(node: slicer.vtkMRMLSegmentationNode) -> slicer.vtkMRMLSegmentationNode:
+    """The node itself, or, of one that stores surfaces, a copy with all segments on one lattice.
+
+    Raises
+    ------
+    InputError
+        If a segment that is stored as a surface cannot be made a mask.
+    """
+    if node.GetSegmentation().ContainsRepresentation(_BINARY):
+        return node
+    copy = _copy(node)
+    if not copy.CreateBinaryLabelmapRepresentation():
+        raise InputError(f"'{node.GetName()}': cannot be made a label map; convert it in the module Segmentations")
+    return copy
+
+
+def mask_of(
+    node: slicer.vtkMRMLSegmentationNode, identifier: str, stored: slicer.vtkMRMLSegmentationNode | None = None
+) -> sitk.Image | None:
     """A segment as a mask of 0 and 1 on the lattice that it is stored on, parent transforms applied to a copy.
+
+    Parameters
+    ----------
+    stored : vtkMRMLSegmentationNode, optional
+        `as_label_maps` of the node, which takes long for surfaces: made once where several segments are read.
 
     Returns
     -------
@@ -22,15 +45,11 @@ def mask_of(node: slicer.vtkMRMLSegmentationNode, identifier: str) -> sitk.Image
     Raises
     ------
     InputError
-        If a segment that is stored as a surface cannot be made a mask.
+        As `as_label_maps`.
     """
     mask = slicer.vtkOrientedImageData()
-    source = node
-    if not node.GetSegmentation().ContainsRepresentation(_BINARY):
-        source = _copy(node)
-        if not source.CreateBinaryLabelmapRepresentation():
-            raise InputError(f"'{node.GetName()}': cannot be made a label map; convert it in the module Segmentations")
-    if not source.GetBinaryLabelmapRepresentation(identifier, mask) or mask.IsEmpty():
+    stored = stored or as_label_maps(node)
+    if not stored.GetBinaryLabelmapRepresentation(identifier, mask) or mask.IsEmpty():
         return None
     if node.GetParentTransformNode() is not None:
         slicer.vtkSlicerSegmentationsModuleLogic.ApplyParentTransformToOrientedImageData(node, mask)
