@@ -144,6 +144,15 @@ def test_missing_packages_are_named_and_nothing_starts(logic, pair, monkeypatch)
         logic.registerAndSegment(*pair)
 
 
+def test_packages_that_are_too_old_count_as_missing(monkeypatch):
+    assert not requirements.missing()
+    monkeypatch.setitem(requirements.PACKAGES, "tqdm", "tqdm>=1000")
+    monkeypatch.setattr(requirements, "TORCH_VERSION", ">=1000")
+    assert requirements.missing() == ["torch", "tqdm"]
+    with pytest.raises(requirements.MissingPackages, match=r"PyTorch 2\S* is installed, and >=1000 is needed"):
+        requirements.install(["torch"])
+
+
 def test_bad_arguments_are_named_and_leave_nothing(logic, scene, pair, tmp_path):
     fixed, moving = pair
     empty = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import shutil
 import sys
 
 import slicer
+from packaging.requirements import Requirement
 
 from ..errors import JointRegSegError
 
@@ -25,19 +27,36 @@ TORCH_VERSION = ">=2.5"
 
 
 class MissingPackages(JointRegSegError):
-    """Packages are missing, and nobody is there to say that they may be installed."""
+    """Packages are missing or too old, and nobody is there to say that they may be installed."""
 
 
 def missing() -> list[str]:
-    """Modules that are not installed."""
-    return [name for name in (TORCH, *PACKAGES) if importlib.util.find_spec(name) is None]
+    """Modules that are not installed, or too old: other extensions install some of them, too."""
+    wanted = {TORCH: TORCH + TORCH_VERSION, **PACKAGES}
+    return [name for name, requirement in wanted.items() if not _suits(name, Requirement(requirement))]
+
+
+def _suits(module: str, wanted: Requirement) -> bool:
+    found = _version(module, wanted.name)
+    return found is not None and (not found or wanted.specifier.contains(found, prereleases=True))
+
+
+def _version(module: str, package: str) -> str | None:
+    """Of an installed package, '' where nothing says it; None where there is none."""
+    if importlib.util.find_spec(module) is None:
+        return None
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def check() -> None:
     """Raise `MissingPackages` unless everything is installed."""
     if found := missing():
         raise MissingPackages(
-            f"Python packages are missing: {', '.join(found)}; open the module JointRegSeg, which installs them"
+            f"Python packages are missing or too old: {', '.join(found)}; open the module JointRegSeg, which installs "
+            "them"
         )
 
 
@@ -47,7 +66,8 @@ def install(modules: list[str]) -> bool:
     Raises
     ------
     MissingPackages
-        If torch is missing and so is the extension that installs it.
+        If torch is missing and so is the extension that installs it, or torch is too old, which that extension has to
+        be told.
     """
     packages = [PACKAGES[name] for name in modules if name in PACKAGES]
     if TORCH in modules:
@@ -59,6 +79,12 @@ def install(modules: list[str]) -> bool:
 
 
 def _install_torch() -> None:
+    found = _version(TORCH, TORCH)
+    if found and not _suits(TORCH, Requirement(TORCH + TORCH_VERSION)):
+        raise MissingPackages(
+            f"PyTorch {found} is installed, and {TORCH_VERSION} is needed; uninstall it in the module PyTorch Utils, "
+            "restart Slicer, and it is installed anew from here"
+        )
     try:
         import PyTorchUtils
     except ImportError:
