@@ -131,6 +131,8 @@ def _train(arguments: argparse.Namespace) -> int:
         return 0
     if start is not None and run.step == 0:
         say("begins with {} of {} arrays of weights of '{}'".format(*run.taken, arguments.start))
+    elif start is not None:
+        say(f"{arguments.output}: goes on at step {run.step}; --start counts where a run begins")
     if (left_out := len({row.subject for row in rows if row.split == "test"})) < 2:
         say(f"{left_out} subject{'s' * (left_out != 1)} for test: evaluate and export will have nothing to measure on")
     cohort.write(arguments.output / "cohort.csv", rows)

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import time
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -106,6 +107,8 @@ def read_state(folder: Path, device: torch.device | str = "cpu") -> dict[str, An
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); look at its permissions") from None
     try:
+        if zipfile.ZipFile(io.BytesIO(content)).testzip() is not None:  # a checksum, which torch does not look at
+            raise zipfile.BadZipFile
         state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
     except (torch.OutOfMemoryError, MemoryError):
         raise

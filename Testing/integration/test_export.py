@@ -95,6 +95,12 @@ def test_a_run_that_is_not_complete_is_exported_with_a_warning(config_file, coho
     assert code == 0 and "steps" not in error
 
 
+def test_who_gives_a_start_to_a_run_that_has_begun_is_told(config_file, cohort_file, bundle, run_folder, shell):
+    command = ["train", "--config", config_file, "--cohort", cohort_file, "--output", run_folder]
+    code, said, _ = shell(*command, "--start", bundle.folder)
+    assert code == 0 and "goes on at step 120; --start counts where a run begins" in said
+
+
 def test_a_bundle_is_replaced_whole_or_not_at_all(bundle, tmp_path, monkeypatch):
     """As when the disk is full: what was there still loads."""
     manifest = {k: v for k, v in bundle.manifest.items() if k not in ("sha256", "requires")}

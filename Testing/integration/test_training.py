@@ -312,7 +312,10 @@ def test_validation_counts_what_both_images_have(subjects):
 def test_a_damaged_checkpoint(subjects, tmp_path):
     trainer.Trainer(SHORT, subjects, tmp_path / "run").save()
     state = tmp_path / "run" / "state.pt"
-    for content in (b"", b"no checkpoint", state.read_bytes()[:5000]):
+    flipped = bytearray(state.read_bytes())
+    weights = trainer.read_state(tmp_path / "run")["network"]
+    flipped[flipped.index(next(w for w in weights.values() if w.any()).numpy().tobytes())] ^= 1
+    for content in (b"", b"no checkpoint", state.read_bytes()[:5000], bytes(flipped)):
         state.write_bytes(content)
         with pytest.raises(InputError, match=r"state\.pt: is damaged"):
             trainer.Trainer(SHORT, subjects, tmp_path / "run")
