@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -76,9 +77,11 @@ CURES = {
 }
 
 
-def with_cure(text: str, option: str | None) -> str:
-    """What is wrong, and the option that helps."""
-    return f"{text} ({CURES[option]})" if option in CURES else text
+def with_cure(text: str, option: str | None, arguments: argparse.Namespace) -> str:
+    """What is wrong, and the option that helps, where the command of these ``arguments`` has it."""
+    cure = CURES.get(option, "")
+    has = all(hasattr(arguments, flag.replace("-", "_")) for flag in re.findall(r"--([\w-]+)", cure))
+    return f"{text} ({cure})" if cure and has else text
 
 
 class _Parser(argparse.ArgumentParser):
@@ -230,7 +233,7 @@ def _batch(arguments: argparse.Namespace) -> int:
         scheduler=arguments.scheduler,
     )
     for row in outcome.failed:
-        print(f"{row['case']}: {with_cure(row['reason'], row.get('option'))}", file=sys.stderr)
+        print(f"{row['case']}: {with_cure(row['reason'], row.get('option'), arguments)}", file=sys.stderr)
     done, kept, failed = outcome.counts
     print(f"{done} done, {kept} kept from before, {failed} failed; summary: {outcome.summary}")
     return 1 if failed else 0
@@ -286,8 +289,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("jointregseg: interrupted; nothing half-written was left", file=sys.stderr)
         return 130
     except JointRegSegError as error:
-        has = error.option != "fill" or hasattr(arguments, "fill")  # training has no such option
-        print(f"jointregseg: {with_cure(str(error), error.option if has else None)}", file=sys.stderr)
+        print(f"jointregseg: {with_cure(str(error), error.option, arguments)}", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
         if not lacks_memory(error):

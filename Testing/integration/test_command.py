@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import json
 import os
@@ -16,7 +17,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from JointRegSegLib import __version__, pipeline
+from JointRegSegLib import __version__, cli, pipeline
 
 CLI = [sys.executable, "-m", "JointRegSegLib.cli"]
 PATIENCE = 240  # seconds for a child on a busy machine
@@ -206,3 +207,13 @@ def test_demo_with_a_real_pair(bundle, cohort_folder, shell, refused, tmp_path, 
     assert shell("demo", "--data", data, "--output", tmp_path / "demo")[0] == 0  # an earlier demonstration is replaced
     refused("demo", "--data", tmp_path, words=(str(tmp_path), "hippocampus/images", "--data"))
     refused("demo", "--data", data, output=tmp_path / "data", words=("not the folder of a result",))
+
+
+def test_a_cure_is_told_where_the_command_has_it_alone():
+    some = {"align": "--align center", "lungs": "--inhale-labels and --exhale-labels", "model": "the folder of"}
+    register = argparse.Namespace(align=None, fill=None)
+    lung = argparse.Namespace(inhale_labels=None, exhale_labels=None)
+    for arguments, known in ((register, {"align", "model"}), (lung, {"lungs", "model"})):
+        told = {option for option, cure in some.items() if cure in cli.with_cure("wrong", option, arguments)}
+        assert told == known
+    assert cli.with_cure("wrong", None, register) == "wrong"
