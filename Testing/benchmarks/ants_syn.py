@@ -1,11 +1,11 @@
 """ANTs SyN on the pairs of a CSV. Runs in an environment of its own (antspyx), so it imports nothing of the project.
 
-Usage: ants_syn.py PAIRS.csv OUTPUT. Writes OUTPUT/CASE/displacement.nii.gz, affine part included, warped_labels.nii.gz
-where the moving image has labels, and OUTPUT/seconds.csv.
+Writes OUTPUT/CASE/displacement.nii.gz, affine part included, warped_labels.nii.gz where the moving image has labels,
+and OUTPUT/seconds.csv.
 """
 
+import argparse
 import csv
-import sys
 import time
 from pathlib import Path
 
@@ -13,7 +13,11 @@ import ants
 
 
 def main() -> None:
-    table, folder = Path(sys.argv[1]), Path(sys.argv[2])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("table", type=Path, metavar="PAIRS.csv", help="columns case, fixed, moving, moving_labels")
+    parser.add_argument("folder", type=Path, metavar="OUTPUT")
+    arguments = parser.parse_args()
+    table, folder = arguments.table, arguments.folder
     with table.open(newline="") as stream:
         pairs = list(csv.DictReader(stream))
     folder.mkdir(parents=True, exist_ok=True)

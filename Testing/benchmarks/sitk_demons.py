@@ -1,11 +1,10 @@
 """SimpleITK's demons on the pairs of a CSV, in a process of its own, so that its memory can be told.
 
-Usage: sitk_demons.py PAIRS.csv OUTPUT THREADS. Writes OUTPUT/CASE/displacement.nii.gz, warped_labels.nii.gz where the
-moving image has labels, and OUTPUT/seconds.csv.
+Writes OUTPUT/CASE/displacement.nii.gz, warped_labels.nii.gz where the moving image has labels, and OUTPUT/seconds.csv.
 """
 
+import argparse
 import csv
-import sys
 import time
 from pathlib import Path
 
@@ -13,8 +12,13 @@ import SimpleITK as sitk
 
 
 def main() -> None:
-    table, folder = Path(sys.argv[1]), Path(sys.argv[2])
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(int(sys.argv[3]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("table", type=Path, metavar="PAIRS.csv", help="columns case, fixed, moving, moving_labels")
+    parser.add_argument("folder", type=Path, metavar="OUTPUT")
+    parser.add_argument("threads", type=int, metavar="THREADS")
+    arguments = parser.parse_args()
+    table, folder = arguments.table, arguments.folder
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(arguments.threads)
     with table.open(newline="") as stream:
         pairs = list(csv.DictReader(stream))
     folder.mkdir(parents=True, exist_ok=True)

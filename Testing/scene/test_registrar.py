@@ -18,6 +18,7 @@ from JointRegSegLib import catalog
 from JointRegSegLib.errors import Canceled, InputError, JointRegSegError, OutputError
 from JointRegSegLib.scene import check, registrar, requirements, results, volumes
 from JointRegSegLib.scene.seen import image_of
+from packaging.requirements import Requirement
 from samples import fixed_grid, label_map, motion, moving_grid, thing, volume
 
 KNOWN = motion(rotation=(4, -3, 5), shift=(3, -2, 2))
@@ -147,7 +148,7 @@ def test_missing_packages_are_named_and_nothing_starts(logic, pair, monkeypatch)
 def test_packages_that_are_too_old_count_as_missing(monkeypatch):
     assert not requirements.missing()
     monkeypatch.setitem(requirements.PACKAGES, "tqdm", "tqdm>=1000")
-    monkeypatch.setattr(requirements, "TORCH_VERSION", ">=1000")
+    monkeypatch.setattr(requirements, "TORCH", Requirement("torch>=1000"))
     assert requirements.missing() == ["torch", "tqdm"]
     with pytest.raises(requirements.MissingPackages, match=r"PyTorch 2\S* is installed, and >=1000 is needed"):
         requirements.install(["torch"])

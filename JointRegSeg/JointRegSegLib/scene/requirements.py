@@ -22,8 +22,7 @@ PACKAGES = {
     "tqdm": "tqdm>=4.66",
 }
 #: torch comes through Slicer's PyTorch extension, which picks the build for this computer's GPU.
-TORCH = "torch"
-TORCH_VERSION = ">=2.5"
+TORCH = Requirement("torch>=2.5")
 
 
 class MissingPackages(JointRegSegError):
@@ -32,8 +31,8 @@ class MissingPackages(JointRegSegError):
 
 def missing() -> list[str]:
     """Modules that are not installed, or too old: other extensions install some of them, too."""
-    wanted = {TORCH: TORCH + TORCH_VERSION, **PACKAGES}
-    return [name for name, requirement in wanted.items() if not _suits(name, Requirement(requirement))]
+    wanted = {TORCH.name: TORCH} | {name: Requirement(package) for name, package in PACKAGES.items()}
+    return [name for name, requirement in wanted.items() if not _suits(name, requirement)]
 
 
 def _suits(module: str, wanted: Requirement) -> bool:
@@ -70,7 +69,7 @@ def install(modules: list[str]) -> bool:
         be told.
     """
     packages = [PACKAGES[name] for name in modules if name in PACKAGES]
-    if TORCH in modules:
+    if TORCH.name in modules:
         _install_torch()
     if packages:
         _install_packages(packages)
@@ -79,10 +78,10 @@ def install(modules: list[str]) -> bool:
 
 
 def _install_torch() -> None:
-    found = _version(TORCH, TORCH)
-    if found and not _suits(TORCH, Requirement(TORCH + TORCH_VERSION)):
+    found = _version(TORCH.name, TORCH.name)
+    if found and not _suits(TORCH.name, TORCH):
         raise MissingPackages(
-            f"PyTorch {found} is installed, and {TORCH_VERSION} is needed; uninstall it in the module PyTorch Utils, "
+            f"PyTorch {found} is installed, and {TORCH.specifier} is needed; uninstall it in the module PyTorch Utils, "
             "restart Slicer, and it is installed anew from here"
         )
     try:
@@ -91,7 +90,7 @@ def _install_torch() -> None:
         raise MissingPackages(
             "PyTorch is needed; install the extension PyTorch in the Extensions Manager and restart Slicer"
         ) from None
-    PyTorchUtils.PyTorchUtilsLogic().installTorch(askConfirmation=True, torchVersionRequirement=TORCH_VERSION)
+    PyTorchUtils.PyTorchUtilsLogic().installTorch(askConfirmation=True, torchVersionRequirement=str(TORCH.specifier))
 
 
 def _install_packages(packages: list[str]) -> None:
