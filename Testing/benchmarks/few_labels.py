@@ -6,11 +6,11 @@ to compare with, both networks apart for as many further steps of each. With --c
 Semi-DeepAtlas is `generic` instead of the network, by `jointregseg pseudo-label`, and both networks go on with the
 labels that it carried over. In turn means two steps of the registration for one of the segmentation: the paper's 20
 belong to trainings so long that a segmentation with a twentieth of the steps has come to its end. Demons on its own
-segmentations end the registration of a DeepAtlas that is to be used; what they are worth to it, and to networks that
-were trained apart, is told. With all people labeled the networks apart are the upper bound. Everything is trained by
-`jointregseg train`, and goes on where it was when it is called again. Figures are those of people who were left out
-altogether, in as many folds as there are, also of that first registration, labeled 0, beside which the paper tells what
-one label gains. A person counts once, with the mean of all pairs onto their image: p is that of a one-sided
+segmentations end the registration of a DeepAtlas that is to be used, and are compared with networks apart that end so,
+too, since these gain from them as well. With all people labeled the networks apart are the upper bound. Everything is
+trained by `jointregseg train`, and goes on where it was when it is called again. Figures are those of people who were
+left out altogether, in as many folds as there are, also of that first registration, labeled 0, beside which the paper
+tells what one label gains. A person counts once, with the mean of all pairs onto their image: p is that of a one-sided
 Mann-Whitney U test against the networks apart, the paper's test, and "paired" of Wilcoxon's signed-rank test, which
 knows that both were tried on the same people; a false discovery rate is controlled over all tests of a kind.
 """
@@ -90,8 +90,9 @@ def main() -> int:
     said = [told for fold in range(arguments.folds) for told in _measured(source, arguments, fold, found)]
     pairs = [{"labeled": n, "training": name, "pairs": rows} for (n, name), rows in found.items()]
     told = table(", ".join(filter(None, (arguments.system, arguments.note))), found)
-    if said:
-        told = replace(told, said=f"{told.said}; Dice of carried labels and those drawn: {', '.join(said)}")
+    learned = {row.subject for row in cohort.read(_cohort(source, arguments, 0, None)) if row.split == "train"}
+    said = [f"Dice of labels that `generic` carried over and those drawn: {', '.join(said)}"] if said else []
+    told = replace(told, said="; ".join([told.said, f"those labeled are among {len(learned)} to train on", *said]))
     told.tell(arguments.output / "figures.json", pairs)
     return 0
 
@@ -173,15 +174,16 @@ def table(of: str, found: dict[tuple[int | None, str], Figures]) -> Table:
     """Mean figures of each training ``of`` a system, beside the networks apart on the same labels."""
     # A registration without labels has no segmentation, and used together networks segment as they do apart.
     untold = [(*x, MEASURES["segmentation"]) for x in found if x[0] == 0 or x[1].endswith(JOINED)]
+    beside = {name: APART + JOINED if name.endswith(JOINED) else APART for _, name in found}
     compared = [
         (labeled, name, key)
         for labeled, name in found
         for key in MEASURES.values()
-        if name != APART and (labeled, name, key) not in untold
+        if name != beside[name] and (labeled, name, key) not in untold
     ]
     corrected: dict[tuple, list[str]] = {told: [] for told in compared}
     for test in TESTS.values() if compared else ():
-        ps = [test(*(each(found[n, x], key) for x in (name, APART))) for n, name, key in compared]
+        ps = [test(*(each(found[n, x], key) for x in (name, beside[name]))) for n, name, key in compared]
         for told, p in zip(compared, false_discovery_control(ps), strict=True):
             corrected[told].append(f"{p:.2g}")
     lines = []
@@ -191,9 +193,9 @@ def table(of: str, found: dict[tuple[int | None, str], Figures]) -> Table:
             if (labeled, name, key) in untold:
                 line += ["", "", *("" for _ in TESTS)]
                 continue
-            mean, base = (float(np.mean([row[key] for row in x])) for x in (rows, found[labeled, APART]))
+            mean, base = (float(np.mean([row[key] for row in x])) for x in (rows, found[labeled, beside[name]]))
             line += [f"{mean:.3f}"]
-            told = [f"{mean - base:+.3f}", *corrected[labeled, name, key]] if name != APART else []
+            told = [f"{mean - base:+.3f}", *corrected[labeled, name, key]] if name != beside[name] else []
             line += told or ["", *("" for _ in TESTS)]
         lines.append([*line, f"{100 * np.mean([row['folded'] for row in rows]):.4f}"])
     columns = [column for title in MEASURES for column in (f"{title}, Dice", "gain", *TESTS)]
@@ -202,7 +204,7 @@ def table(of: str, found: dict[tuple[int | None, str], Figures]) -> Table:
     people = len({row["fixed"] for row in pairs})
     said = f"{len(pairs)} pairs of {people} people who were left out, of Dice {before:.3f} before registration; "
     said += "gain, p of Mann-Whitney's test and p of the paired one, a person counting once, are beside the networks "
-    said += "apart that learned from the same labels"
+    said += f"apart that learned from the same labels, of '{TOGETHER}{JOINED}' beside '{APART}{JOINED}'"
     return Table(f"DeepAtlas with few labels: {of}", said, ["labeled", "training", *columns, "folded, %"], lines)
 
 
