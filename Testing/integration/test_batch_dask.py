@@ -190,6 +190,23 @@ def test_interrupted_and_without_its_scheduler(table, processes, tmp_path, lost)
     assert names(tmp_path / "out") == []
 
 
+def test_a_scheduler_loses_a_worker_and_no_case(table, sabotage, processes, tmp_path):
+    """Two workers that are nobody's children; the one that begins a certain case is killed, and not begun anew."""
+    address = f"tcp://127.0.0.1:{free_port()}"
+    processes("distributed.cli.dask_scheduler", "--host", address, "--no-dashboard")
+    options = ["--nthreads", "1", "--no-nanny", "--no-dashboard", "--preload", sabotage / "sabotage.py"]
+    workers = [processes("distributed.cli.dask_worker", address, *options) for _ in range(2)]
+    options = ["--model", "tiny-blobs", "--scheduler", address, "--output", tmp_path / "out"]
+    command = processes("JointRegSegLib.cli", "batch", table("lucky", "unlucky", "third"), *options)
+    said, error = command.communicate(timeout=PATIENCE)
+    assert command.returncode == 0, error
+    assert said.splitlines()[-1].startswith("3 done, 0 kept from before, 0 failed")
+    assert sorted(worker.poll() is None for worker in workers) == [False, True]
+    assert (sabotage / "unlucky.deaths").read_text() == "x"
+    assert names(tmp_path / "out") == ["lucky", "summary.csv", "third", "unlucky"]
+    assert names(tmp_path / "out" / "unlucky") == names(tmp_path / "out" / "lucky")
+
+
 def in_hand(client: distributed.Client) -> list[str]:
     """The cases that its worker has begun."""
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import PLAN, people
@@ -77,6 +82,62 @@ def test_a_resumed_run_is_the_unbroken_one(subjects, tmp_path, plan):
     assert not list(tmp_path.rglob("*.tmp"))
     losses_of(resumed)
     assert resumed.step == 8  # a finished run has nothing left to do
+
+
+def test_a_process_that_was_killed_goes_on_as_if_nothing_had_been(config_file, cohort_file, tmp_path):
+    """By a power cut: no warning, no chance to put anything in order, wherever it was."""
+
+    def start(folder: Path) -> subprocess.Popen:
+        words = ["train", "--config", config_file, "--cohort", cohort_file, "--output", folder, "--set", "steps=40"]
+        words += ["--every", 2, "--device", "cpu", "--progress", "none"]
+        command = [sys.executable, "-m", "JointRegSegLib.cli", *map(str, words)]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    others = start(unbroken)
+    killed = start(broken)
+    while not (broken / "log.jsonl").is_file() or len((broken / "log.jsonl").read_text().splitlines()) < 3:
+        assert killed.poll() is None
+        time.sleep(0.01)
+    killed.kill()
+    assert killed.wait() < 0
+    assert 0 < trainer.read_state(broken)["step"] < 40
+    assert start(broken).wait() == others.wait() == 0
+    states = [trainer.read_state(folder) for folder in (unbroken, broken)]
+    assert states[0]["step"] == states[1]["step"] == 40
+    for name, value in states[0]["network"].items():
+        assert torch.equal(value, states[1]["network"][name]), name
+    logs = [list(map(json.loads, (x / "log.jsonl").read_text().splitlines())) for x in (unbroken, broken)]
+    curves = [[(entry["step"], entry["loss"]) for entry in log] for log in logs]
+    assert curves[0] == curves[1] and [step for step, _ in curves[0]] == list(range(2, 41, 2))
+
+
+def test_both_networks_of_deepatlas_learn(subjects, tmp_path):
+    """In turns, each from what the other finds: of six people two are labeled."""
+    few = [replace(s, known=s.known & (i < 2)) for i, s in enumerate(subjects)]
+    plan = replace(TURNS, steps=200, annotated_share=0.5, unannotated=True)
+    reports = list(losses_of(trainer.Trainer(plan, few, tmp_path)).values())
+    first, last = ({k: np.mean([x[k] for x in part]) for k in reports[0]} for part in (reports[:10], reports[-10:]))
+    for term in ("segmentation", "overlap", "similarity"):
+        assert 0 < last[term] < 0.9 * first[term], term
+
+
+@pytest.mark.parametrize("plan", [SHORT, TURNS], ids=["together", "alternating"])
+def test_in_half_precision_it_learns_the_same(subjects, tmp_path, plan):
+    """Convolutions are in bfloat16, weights, maps and losses are not."""
+    exact, mixed = (
+        trainer.Trainer(replace(plan, mixed=value), subjects, tmp_path / str(value)) for value in (False, True)
+    )
+    widths = set()
+    for module in mixed.network.modules():
+        if isinstance(module, torch.nn.Conv3d):
+            module.register_forward_hook(lambda module, given, found: widths.add(found.dtype))
+    terms = [losses_of(run) for run in (exact, mixed)]
+    assert widths == {torch.bfloat16}
+    assert {value.dtype for value in mixed.network.state_dict().values()} == {torch.float32}
+    for step, expected in terms[0].items():
+        assert terms[1][step] == pytest.approx(expected, rel=0.05, abs=0.02)
+    assert terms[1] != terms[0]
 
 
 def test_a_run_that_its_time_limit_ended_between_reports_tells_the_same(subjects, tmp_path):

@@ -7,7 +7,7 @@ import torch
 from JointRegSegLib import fields, losses
 from JointRegSegLib.networks import DeepAtlas
 from JointRegSegLib.networks.deepatlas import VoxelMorph
-from perturb import perturbed
+from perturb import passing, perturbed
 from torch import nn
 
 SHAPE = (8, 16, 24)
@@ -180,6 +180,21 @@ def test_the_published_networks():
     assert [m.stride[0] for m in layers] == [1, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1]
     assert not network.velocity and not network.both and network.passes == 1
     assert not any(isinstance(m, nn.InstanceNorm3d) for m in network.registration.modules())
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_what_the_registration_computes(stride, generator):
+    """With weights that pass features on: each level's, the coarser ones from their nearest neighbor, together."""
+    pairs = torch.rand(1, 2, 8, 4, 12, generator=generator) + 0.1
+    network = passing(VoxelMorph(2, (1, 1, 1), (1, 1, 1, 1), stride))
+    fine = pairs.sum(1, keepdim=True)[..., ::stride, ::stride, ::stride]
+    expected = fine
+    for factor in (2, 4):
+        coarse = fine[..., ::factor, ::factor, ::factor]
+        for axis, size in enumerate(fine.shape[2:], 2):
+            coarse = coarse.repeat_interleave(factor, axis).narrow(axis, 0, size)
+        expected = expected + coarse
+    torch.testing.assert_close(network(pairs), expected.repeat(1, 3, 1, 1, 1))
 
 
 def test_registration_takes_sides_of_any_length(generator):

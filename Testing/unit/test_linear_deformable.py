@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -133,3 +135,18 @@ def test_excitation_weighs_channels():
     torch.testing.assert_close(share, share[:, :, :1, :1, :1].expand_as(share), rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="5 widths"):
         LinearDeformableNetwork((4, 4))
+
+
+def test_what_the_excitation_computes(generator):
+    """Two channels and one hidden feature: how much each mean counts can be told by hand."""
+    block, x = SqueezeExcitation(2, 2), torch.randn(3, 2, 4, 5, 6, generator=generator)
+    narrow, _, wide, _ = block.weigh
+    with torch.no_grad():
+        for layer, weight, bias in ((narrow, [[2.0, -3]], [0.1]), (wide, [[1.0], [-2]], [0.5, 0.2])):
+            layer.weight.copy_(torch.tensor(weight))
+            layer.bias.copy_(torch.tensor(bias))
+    x[0] += torch.tensor([1.0, -1])[:, None, None, None]  # so that the hidden feature of one at least is above zero
+    for image, found in zip(x, block(x), strict=True):
+        hidden = max(0.0, float(2 * image[0].mean() - 3 * image[1].mean() + 0.1))
+        for channel, told in enumerate((hidden + 0.5, -2 * hidden + 0.2)):
+            torch.testing.assert_close(found[channel], image[channel] / (1 + math.exp(-told)))

@@ -8,7 +8,7 @@ from JointRegSegLib import fields, losses
 from JointRegSegLib.networks import NETWORKS, RegistrationNetwork, SymmetricNetwork
 from JointRegSegLib.networks.blocks import Decoder, Encoder, convolutions, zeroed
 from JointRegSegLib.networks.symmetric import SQUARINGS
-from perturb import perturbed
+from perturb import passing, perturbed
 from torch import nn
 
 SHAPE = (16, 8, 24)  # three different sides
@@ -286,6 +286,27 @@ def test_encoder_and_decoder_mirror_each_other(generator):
     decoded = Decoder((3, 4, 5), (1, 2, 1))(features)
     assert [d.shape for d in decoded] == [f.shape for f in features]
     assert decoded[-1] is features[-1]
+
+
+def test_what_encoder_and_decoder_compute(generator):
+    """With weights that pass features on, each layer by itself: a sum, every other voxel, each voxel as a block."""
+    image = torch.rand(1, 2, 4, 6, 8, generator=generator) + 0.1
+    fine, coarse = passing(Encoder(2, (1, 3), (2, 1)))(image)
+    total = image.sum(1, keepdim=True)
+    torch.testing.assert_close(fine, total)
+
+    def normal(x: torch.Tensor) -> torch.Tensor:
+        spread = x.var((2, 3, 4), correction=0, keepdim=True)
+        x = (x - x.mean((2, 3, 4), keepdim=True)) / (spread + 1e-5).sqrt()
+        return torch.where(x > 0, x, 0.1 * x)
+
+    torch.testing.assert_close(coarse, normal(3 * total[..., ::2, ::2, ::2]).repeat(1, 3, 1, 1, 1))
+    decoded, same = passing(Decoder((1, 3), (1, 1)))([fine, coarse])
+    blocks = coarse.sum(1, keepdim=True)
+    for axis in (2, 3, 4):
+        blocks = blocks.repeat_interleave(2, axis)
+    assert same is coarse
+    torch.testing.assert_close(decoded, normal(blocks + fine))
 
 
 def test_convolutions_normalize_each_channel_of_each_image(generator):
