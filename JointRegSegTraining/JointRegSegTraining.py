@@ -117,19 +117,16 @@ def run(task: str, words: Sequence[str]) -> int:
     `jointregseg` itself finds its subcommands for training by the metadata of an installed package, which Slicer's
     Python does not have.
     """
-    from JointRegSegLib.errors import JointRegSegError
+    from JointRegSegLib.cli import guarded
     from JointRegSegTrainingLib.commands import COMMANDS
 
     options = argparse.ArgumentParser(prog=f"jointregseg {task}")
+    COMMANDS[task](options)
     try:
-        COMMANDS[task](options)
         arguments = options.parse_args(words)
-        return arguments.run(arguments)
-    except JointRegSegError as error:
-        print(f"{NAME}: {error}", file=sys.stderr)
-        return 2
     except SystemExit as error:  # argparse has said why
         return int(error.code or 0)
+    return guarded(NAME, lambda: arguments.run(arguments))
 
 
 def tell(tag: str, content: str) -> None:

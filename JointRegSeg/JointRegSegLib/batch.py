@@ -65,7 +65,7 @@ def read_pairs(table: Path) -> list[dict[str, str]]:
     InputError
         If the table cannot be read, lacks a column, has unknown ones, or is empty.
     """
-    rows = read_table(table, REQUIRED, OPTIONAL)
+    rows = list(read_table(table, REQUIRED, OPTIONAL).values())
     if not rows:
         raise InputError(f"{table}: holds no pairs")
     seen: set[str] = set()

@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -282,25 +282,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    given = argparse.Namespace()
+
+    def work() -> int:
+        return _parser().parse_args(argv, given).run(given)
+
+    return guarded("jointregseg", work, lambda error: with_cure(str(error), error.option, given))
+
+
+def guarded(name: str, work: Callable[[], int], told: Callable[[JointRegSegError], str] = str) -> int:
+    """Exit code of ``work``; what kept it from its end is one line on stderr, after the ``name`` of the command."""
     try:
-        arguments = _parser().parse_args(argv)
-        return arguments.run(arguments)
+        return work()
     except (KeyboardInterrupt, Canceled):
-        print("jointregseg: interrupted; nothing half-written was left", file=sys.stderr)
+        print(f"{name}: interrupted; nothing half-written was left", file=sys.stderr)
         return 130
     except JointRegSegError as error:
-        print(f"jointregseg: {with_cure(str(error), error.option, arguments)}", file=sys.stderr)
+        print(f"{name}: {told(error)}", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
         if not lacks_memory(error):
             raise
-        print("jointregseg: not enough memory; close other programs or use smaller volumes", file=sys.stderr)
+        print(f"{name}: not enough memory; close other programs or use smaller volumes", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:  # a disk that is full, a folder that went away
-        print(f"jointregseg: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        print(f"{name}: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
         return 2
 
 

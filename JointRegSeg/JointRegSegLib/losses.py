@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -79,6 +80,8 @@ def mutual_information(
             keep = mask[i].reshape(-1) > 0.5
             x, y = x[keep], y[keep]
         stride = max(1, x.numel() // samples)
+        while math.gcd(stride, a[i, c].numel()) > 1:  # or it would come back to the same few columns of the volume
+            stride += 1
         joint = _parzen(x[::stride], bins).T @ _parzen(y[::stride], bins)
         joint = joint / joint.sum().clamp_min(1e-10)
         independent = joint.sum(1, keepdim=True) * joint.sum(0, keepdim=True)

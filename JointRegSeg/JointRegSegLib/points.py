@@ -86,7 +86,8 @@ def write_points(points: np.ndarray, path: str | Path) -> None:
 
 
 def _csv(text: str) -> list[list[float]]:
-    rows, separator = cells("\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#")))
+    lines, separator = cells("\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#")))
+    rows = list(lines.values())
     names = [cell.lower() for cell in rows[0]]
     if {"x", "y", "z"} <= set(names):
         rows = rows[1:]

@@ -75,7 +75,7 @@ def look(path: Path) -> tuple[list[Row], list[str]]:
         If it is no such table at all.
     """
     rows, problems = [], []
-    for number, entry in enumerate(read_table(path, REQUIRED, OPTIONAL), 2):
+    for number, entry in read_table(path, REQUIRED, OPTIONAL).items():
         value = dict.fromkeys(COLUMNS, "") | entry
         empty = [key for key in REQUIRED if not value[key]]
         if empty:
@@ -145,6 +145,8 @@ def listed(origin: Path | str, problems: Sequence[str]) -> str:
 def write(path: Path, rows: Sequence[Row]) -> None:
     """Write a cohort CSV with absolute paths, in one move, into a folder that is made if there is none.
 
+    Links stay links: what they lead to may have a name that tells nothing, as in data that git-annex or DVC keeps.
+
     Raises
     ------
     OutputError
@@ -164,9 +166,9 @@ def write(path: Path, rows: Sequence[Row]) -> None:
             table = csv.writer(file)
             table.writerow(COLUMNS)
             for row in rows:
-                labels = "" if row.labels is None else row.labels.resolve()
+                labels = "" if row.labels is None else row.labels.absolute()
                 annotated, by = ";".join(row.annotated or ()), row.labeled_by or ""
-                table.writerow([row.image.resolve(), labels, row.subject, row.split, annotated, by])
+                table.writerow([row.image.absolute(), labels, row.subject, row.split, annotated, by])
         part.replace(path)
     except OSError as error:
         with suppress(OSError):
@@ -222,7 +224,8 @@ def of_folder(
         whose, wanted = re.compile(subject), re.compile(only)
     except re.error as error:
         raise InputError(f"'{subject}' or '{only}' is no regular expression ({error})") from None
-    images = sorted(p for p in (folder / "images").glob("*") if p.name.lower().endswith(IMAGES))
+    # Hidden files are those of file managers and archives, which name them after what they are about.
+    images = sorted(p for p in (folder / "images").glob("[!.]*") if p.name.lower().endswith(IMAGES))
     images = [p for p in images if wanted.search(stem(p))]
     if not images:
         raise InputError(
@@ -252,15 +255,17 @@ def of_folder(
 def split(names: Sequence[str], validation: int, test: int, seed: int = 0, fold: int = 0) -> dict[str, list[str]]:
     """Divide subjects into 'train', 'validation' and 'test', the same way for the same names and seed.
 
-    The test subjects of no two folds of a seed are the same.
+    The test subjects of no two folds of a seed are the same; where nobody is to test on, those to validate on are not.
     """
+    aside, of = (test, "test") if test else (validation, "validation")
     if validation + test >= len(names):
         raise InputError(f"{len(names)} subjects are too few for {validation} in validation and {test} in test")
-    if (fold + 1) * test > len(names):
-        raise InputError(f"fold {fold}: with {test} of {len(names)} subjects in test there are {len(names) // test}")
+    if fold and (fold + 1) * aside > len(names):
+        count = len(names) // aside if aside else 1
+        raise InputError(f"fold {fold}: with {aside} of {len(names)} subjects in {of} there are {count}")
     shuffled = list(names)
     random.Random(seed).shuffle(shuffled)
-    shuffled = shuffled[fold * test :] + shuffled[: fold * test]
+    shuffled = shuffled[fold * aside :] + shuffled[: fold * aside]
     return {
         "test": sorted(shuffled[:test]),
         "validation": sorted(shuffled[test : test + validation]),

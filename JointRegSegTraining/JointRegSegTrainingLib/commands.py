@@ -100,21 +100,19 @@ def add_progress(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from dataclasses import replace
-
     from JointRegSegLib import device, models
     from JointRegSegLib.terminal import say
 
     from . import cohort, plan, subjects
     from .journal import Journal
+    from .runs import alone, settled
     from .trainer import Trainer, build
 
     source = plan.find(arguments.config)
     entries = plan.read_entries(source, arguments.changes)
     chosen = device.choose(arguments.device)
     made = plan.from_entries(entries, str(source))
-    if made.mixed is None:
-        made = replace(made, mixed=chosen.type == "cuda")
+    made = settled(made, arguments.output, chosen)
     build(made)  # so that what does not fit is told before all images are read
     start = models.load(models.find(arguments.start)) if arguments.start else None
     rows, problems = cohort.look(arguments.cohort)
@@ -138,28 +136,11 @@ def _train(arguments: argparse.Namespace) -> int:
     cohort.write(arguments.output / "cohort.csv", rows)
     if "card" in entries:
         (arguments.output / "card.yaml").write_text(json.dumps({"card": entries["card"]}), encoding="utf-8")
-    with _alone(arguments.output), _progress(arguments.progress, "training") as progress:
+    with alone(arguments.output), _progress(arguments.progress, "training") as progress:
         run.run(arguments.max_minutes, arguments.every, Journal(run, validation), progress)
     after = "complete" if run.step >= made.steps else "run again to go on"
     say(f"{arguments.output}: {run.step} of {made.steps} steps; {after}")
     return 0
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Raise `OutputError` if another process trains in a folder: each would replace the other's checkpoints."""
-    from filelock import FileLock, Timeout
-    from JointRegSegLib.errors import OutputError
-
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise OutputError(f"{folder}: another process trains there; wait for it, or name another folder") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextmanager
@@ -307,6 +288,11 @@ def _make_references(arguments: argparse.Namespace) -> int:
         if arguments.pairs:
             pairs = cohort.random_pairs(list(labels), arguments.pairs)
             PairVelocities(arguments.output).make(pairs, arguments.processes, told)
+    if bare := len(learned) - len(drawn):
+        print(
+            f"{bare} training image{'s' * (bare != 1)} without all labels left out, here and in training",
+            file=sys.stderr,
+        )
     print(f"{arguments.output}: {len(labels)} subjects matched to {template}")
     return 0
 

@@ -19,9 +19,10 @@ from JointRegSegLib.segmentation import segmentation_on
 
 from . import cohort
 from .evaluation import class_scores
+from .runs import alone
 
-#: Says whose labels a folder holds.
-ORIGIN = "pseudo-labels.json"
+#: Says whose labels a folder holds, and of which images.
+ORIGIN, SEEN = "pseudo-labels.json", "labeled-images.json"
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ class Carrying:
             raise InputError("labels of some structures in one image and of others in another cannot be carried over")
         (self.annotated,) = known
         self.count, self.where, self.name = count, where, models.GENERIC
-        self.origin = {"name": models.GENERIC, "atlases": count, "drawn": [row.name for row in self.drawn]}
+        drawn = {row.name: [files.stamp(row.image), files.stamp(row.labels)] for row in self.drawn}
+        self.origin = {"name": models.GENERIC, "atlases": count, "drawn": drawn}
 
     def __call__(self, row: cohort.Row) -> tuple[sitk.Image, list[str]]:
         """See `Labeler`; each image has its own choice of atlases, none of the same person while there are others."""
@@ -119,35 +121,41 @@ def label_cohort(
 ) -> Outcome:
     """Label the training images of a cohort that have no labels.
 
-    Writes ``labels/NAME.nii.gz``, each in one move so that a second call goes on where the first one stopped, and at
-    the end ``cohort.csv``, in which these images have the labels as annotated, and whose they are as ``labeled_by``.
-    Images to validate and to test on stay as they are: labels that nobody drew would measure nothing there.
+    Writes ``labels/NAME.nii.gz``, each in one move so that a second call goes on where the first one stopped, anew
+    where the image has changed, and at the end ``cohort.csv``, in which these images have the labels as annotated, and
+    whose they are as ``labeled_by``. Images to validate and to test on stay as they are: labels that nobody drew would
+    measure nothing there.
 
     Raises
     ------
     InputError
         If nothing is to be labeled, an image cannot be read, or the folder holds labels of another origin.
     OutputError
-        If the folder holds anything else, or cannot be written to.
+        If the folder holds anything else, cannot be written to, or another process works there.
     """
     wanted = [row for row in rows if row.labels is None and row.split == "train"]
     if not wanted:
         raise InputError("every training image of the cohort has labels already")
     _claim(folder, labeler.origin)
-    labeled, warnings, done = {}, [], 0
-    for count, row in enumerate(wanted):
-        path = folder / "labels" / f"{row.name}.nii.gz"
-        if not path.is_file():
-            part = path.with_name(f".{path.name}")
-            drawn, strange = labeler(row)
-            files.write_image(drawn, part)
-            part.replace(path)
-            warnings += strange
-            done += 1
-        labeled[row] = replace(row, labels=path, annotated=labeler.annotated, labeled_by=labeler.name)
-        if progress:
-            progress((count + 1) / len(wanted))
-    cohort.write(folder / "cohort.csv", [labeled.get(row, row) for row in rows])
+    with alone(folder):
+        labeled, warnings, done = {}, [], 0
+        stamps = _json(folder / SEEN) or {}
+        for count, row in enumerate(wanted):
+            path = folder / "labels" / f"{row.name}.nii.gz"
+            stamp = files.stamp(row.image)
+            if not path.is_file() or stamps.get(row.name) != stamp:
+                part = path.with_name(f".{path.name}")
+                drawn, strange = labeler(row)
+                files.write_image(drawn, part)
+                part.replace(path)
+                stamps[row.name] = stamp
+                _write(folder / SEEN, stamps)
+                warnings += strange
+                done += 1
+            labeled[row] = replace(row, labels=path, annotated=labeler.annotated, labeled_by=labeler.name)
+            if progress:
+                progress((count + 1) / len(wanted))
+        cohort.write(folder / "cohort.csv", [labeled.get(row, row) for row in rows])
     return Outcome(done, len(wanted) - done, tuple(warnings))
 
 
@@ -190,12 +198,27 @@ def _claim(folder: Path, mark: dict[str, Any]) -> None:
         if not path.is_file() and folder.is_dir() and any(not p.name.startswith(".") for p in folder.iterdir()):
             raise OutputError(f"{folder}: is not empty and holds no labels of a model; name another folder")
         (folder / "labels").mkdir(parents=True, exist_ok=True)
-        if not path.is_file():
-            path.write_text(json.dumps(mark), encoding="utf-8")
-        found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written ({error.strerror}); name another folder") from None
-    except ValueError:
-        found = None
-    if found != mark:
+    if not path.is_file():
+        _write(path, mark)
+    if _json(path) != mark:
         raise InputError(f"{path}: the folder holds labels of another model or cohort; choose another folder")
+
+
+def _json(path: Path) -> Any:
+    """What a file holds; None where it is damaged, or there is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _write(path: Path, found: dict[str, Any]) -> None:
+    """In one move."""
+    part = path.with_name(f".{path.name}")
+    try:
+        part.write_text(json.dumps(found), encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); check space and permissions") from None

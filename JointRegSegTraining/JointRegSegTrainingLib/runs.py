@@ -1,11 +1,16 @@
-"""What a training run leaves in its folder, read back: plan, cohort, network."""
+"""What a training run leaves in its folder, read back: plan, cohort, network; and who may write there."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from JointRegSegLib.errors import InputError
+import torch
+from filelock import FileLock, Timeout
+from JointRegSegLib.errors import InputError, OutputError
 from JointRegSegLib.networks import RegistrationNetwork
 
 from . import cohort
@@ -42,6 +47,14 @@ def _plan_of(folder: Path) -> Plan:
     return from_entries(entries, str(path))
 
 
+def settled(plan: Plan, folder: Path, device: torch.device) -> Plan:
+    """The plan with its ``mixed`` as the run in a folder has it, else as suits the device, if nothing is said of it."""
+    if plan.mixed is not None:
+        return plan
+    mixed = _plan_of(folder).mixed if (folder / "plan.json").is_file() else None
+    return replace(plan, mixed=device.type == "cuda" if mixed is None else mixed)
+
+
 def steps_left(folder: Path) -> int:
     """Steps that a training run has still to go; raises as `load_run` does."""
     return _plan_of(folder).steps - read_state(folder)["step"]
@@ -60,3 +73,17 @@ def part(rows: list[cohort.Row], split: str) -> list[cohort.Row]:
     if count < 2:
         raise InputError(f"the cohort has {count} subject{'s' * (count != 1)} for {split}; two at least make a pair")
     return found
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Raise `OutputError` if another process works in a folder: each would replace what the other wrote."""
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise OutputError(f"{folder}: another process works there; wait for it, or name another folder") from None
+    try:
+        yield
+    finally:
+        lock.release()

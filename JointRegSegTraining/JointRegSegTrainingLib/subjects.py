@@ -109,8 +109,12 @@ def _annotated(row: Row, plan: Plan) -> torch.Tensor:
     if row.annotated is None:
         return torch.ones(len(names), dtype=torch.bool)
     strange = [name for name in row.annotated if name not in names]
-    if strange:
-        raise InputError(f"{row.image}: annotated '{strange[0]}' is none of the plan's labels ({', '.join(names)})")
+    # A model may segment more than a plan is about, as people may have drawn more.
+    if strange and not (row.labeled_by and plan.other_labels == "background"):
+        raise InputError(
+            f"{row.image}: annotated '{strange[0]}' is none of the plan's labels ({', '.join(names)})"
+            + ("; names have to agree, or set other_labels to background" if row.labeled_by else "")
+        )
     return torch.tensor([name in row.annotated for name in names])
 
 

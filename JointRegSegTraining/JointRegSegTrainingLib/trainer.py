@@ -348,8 +348,16 @@ class Trainer:
             "sums": self.sums,
             "counted": self.counted,
         }
-        torch.save(state, self.folder / "state.tmp")
-        (self.folder / "state.tmp").replace(self.folder / "state.pt")
+        written, part = io.BytesIO(), self.folder / "state.tmp"
+        torch.save(state, written)  # into a file it would not say what is wrong with that
+        try:
+            part.write_bytes(written.getbuffer())
+            part.replace(self.folder / "state.pt")
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise OutputError(
+                f"{self.folder}: cannot be written ({error.strerror}); the last checkpoint is still there"
+            ) from None
 
     def _keep_plan(self) -> None:
         plan_file = self.folder / "plan.json"

@@ -16,7 +16,7 @@ from breathing import FILES, compared
 
 def test_motion_and_expansion_of_a_known_breath(tmp_path):
     simulate.simulate(simulate.Simulation(patients=4, healthy=2, severity=0.6, test=0, spacing=3.0), tmp_path)
-    rows = read_table(tmp_path / simulate.TRUTH, ("case", "diagnosis", *FILES), ("subject", "split"))
+    rows = read_table(tmp_path / simulate.TRUTH, ("case", "diagnosis", *FILES), ("subject", "split")).values()
     sick = next(row for row in rows if row["diagnosis"] == "diseased")
     place = {name: tmp_path / sick[name] for name in FILES}
     organs = {f"{side}_organs": place[f"{side}_labels"] for side in ("fixed", "moving")}

@@ -51,7 +51,7 @@ def main() -> int:
         options, slide = RUNS[method]
         print(method)
         found[method] = []
-        for row in read_table(people / simulate.TRUTH, ("case", *FILES), ("subject", "diagnosis", "split")):
+        for row in read_table(people / simulate.TRUTH, ("case", *FILES), ("subject", "diagnosis", "split")).values():
             place = {name: people / row[name] for name in FILES}
             organs = {f"{side}_organs": place[f"{side}_labels"] for side in ("fixed", "moving")} if slide else {}
             result = register_and_segment(place["fixed"], place["moving"], **options, **organs)

@@ -12,13 +12,13 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from JointRegSegLib import device
 from JointRegSegLib.errors import JointRegSegError
 from JointRegSegTrainingLib import cohort, evaluation, plan, subjects
-from JointRegSegTrainingLib.runs import load_run, part
+from JointRegSegTrainingLib.runs import load_run, part, settled
 from JointRegSegTrainingLib.trainer import check_folder, read_state
 from revision import revision
 
@@ -166,9 +166,7 @@ class Trainings:
         with _told():
             source = plan.find(self.config)
             made = plan.from_entries(plan.read_entries(source, changes), str(source))
-            if made.mixed is None:
-                made = replace(made, mixed=device.choose("auto").type == "cuda")
-            check_folder(run, made)
+            check_folder(run, settled(made, run, device.choose("auto")))
             cohort.require_same(run / "cohort.csv", cohort.read(table))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,14 @@ def test_split():
         cohort.split(names, 30, 20)
 
 
+def test_folds_without_anybody_to_test_on_validate_on_others():
+    names = [f"p{i}" for i in range(9)]
+    parts = [set(cohort.split(names, 3, 0, fold=fold)["validation"]) for fold in range(3)]
+    assert set().union(*parts) == set(names)
+    with pytest.raises(InputError, match="fold 3: with 3 of 9 subjects in validation there are 3"):
+        cohort.split(names, 3, 0, fold=3)
+
+
 def test_folds_leave_out_everybody_once():
     names = [f"p{i}" for i in range(11)]
     folds = [cohort.split(names, 2, 3, seed=4, fold=fold) for fold in range(3)]
@@ -105,6 +114,43 @@ def test_images_of_one_subject_are_never_paired(cohort_folder):
     subjects[0].owner = "another"  # a batch of two pairs would need it twice
     with pytest.raises(InputError, match="too many images are of one subject for 2 pairs"):
         Pairs(PLAN, subjects, torch.device("cpu"))
+
+
+def test_many_images_of_few_people(cohort_folder):
+    """Pairs drawn at random hardly ever are all of two people; all kinds of them come, and each image."""
+    subjects = [replace(s, name=f"{s.name}-{n}") for n in range(12) for s in people(cohort_folder, 3)]
+    for subject, owner in zip(subjects, "ab" * 15 + "aabbcc", strict=True):
+        subject.owner = owner
+    few = [replace(s, known=s.known & (i < 3)) for i, s in enumerate(subjects)]
+    generator = torch.Generator().manual_seed(0)
+    for plan, images in ((PLAN, subjects), (replace(PLAN, annotated_share=1.0), few)):
+        scheme = Pairs(replace(plan, pairs=17), images, torch.device("cpu"))
+        drawn = [torch.stack(scheme.draw(generator)) for _ in range(30)]
+        owners = [scheme.owners[pairs] for pairs in drawn]
+        assert all((of[0] != of[1]).all() for of in owners)
+        if plan is PLAN:
+            assert all(len(pairs.unique()) == 34 for pairs in drawn)
+            assert len(torch.cat(owners, 1).unique(dim=1).T) == 6
+        else:
+            assert all(torch.isin(pairs, scheme.annotated).any(0).all() for pairs in drawn)
+
+
+def test_links_and_hidden_files_in_a_folder(cohort_folder, shell, tmp_path):
+    """As git-annex and DVC keep data, and as a Mac packs them."""
+    store = tmp_path / "store"
+    for part in ("images", "labels"):
+        (tmp_path / "data" / part).mkdir(parents=True)
+        for n, path in enumerate(sorted((cohort_folder / part).iterdir())):
+            (store / part).mkdir(parents=True, exist_ok=True)
+            kept = shutil.copy(path, store / part / f"MD5E-{n:05x}")
+            (tmp_path / "data" / part / path.name).symlink_to(kept)
+            (tmp_path / "data" / part / f"._{path.name}").write_bytes(b"Mac OS X")
+    table = tmp_path / "c.csv"
+    assert shell("cohort", tmp_path / "data", "--output", table, "--validation", 2, "--test", 3)[0] == 0
+    rows = cohort.read(table)
+    assert [row.name for row in rows] == [f"p{n:02d}" for n in range(12)]
+    assert len(load(rows, PLAN)) == 12
+    cohort.require_same(table, cohort.of_folder(tmp_path / "data", 2, 3))
 
 
 def test_a_folder_becomes_a_table(cohort_folder, cohort_file, shell, tmp_path):
@@ -163,7 +209,7 @@ def test_relative_paths_count_from_the_table(cohort_folder, tmp_path):
     found = cohort.read(table(tmp_path / "c.csv", rows))
     assert [row.image for row in found] == [tmp_path / "data" / "images" / f"p{i:02d}.nii.gz" for i in range(2)]
     cohort.write(tmp_path / "elsewhere.csv", found)
-    assert {row.image for row in cohort.read(tmp_path / "elsewhere.csv")} == {r.image.resolve() for r in found}
+    assert {row.image for row in cohort.read(tmp_path / "elsewhere.csv")} == {r.image for r in found}
 
 
 def test_what_a_table_says_is_what_comes_back(cohort_folder, tmp_path):
@@ -212,8 +258,16 @@ def test_partial_and_missing_labels(cohort_folder, tmp_path):
     assert partial.known.tolist() == [False, True] and set(partial.labels.unique().tolist()) == {0, 1, 2}
     assert bare.known.tolist() == [False, False] and not bare.labels.any()
     rows[0]["annotated"] = "nose"
-    with pytest.raises(InputError, match=r"annotated 'nose' is none of the plan's labels \(left blob, right blob\)"):
+    with pytest.raises(InputError, match=r"annotated 'nose' is none of the plan's labels \(left blob, right blob\)$"):
         load(cohort.read(table(tmp_path / "c.csv", rows)), PLAN)
+
+
+def test_a_model_that_segments_more_than_the_plan_is_about(cohort_folder, tmp_path):
+    rows = [entry(cohort_folder, 0, annotated="nose; left blob", labeled_by="a-model")]
+    found = cohort.read(table(tmp_path / "c.csv", rows))
+    with pytest.raises(InputError, match=r"'nose' is none of .*; names have to agree, or set other_labels to"):
+        load(found, PLAN)
+    assert load(found, replace(PLAN, other_labels="background"))[0].known.tolist() == [True, False]
 
 
 def test_all_that_is_wrong_is_told_in_one_list(cohort_folder, config_file, shell, tmp_path):

@@ -127,6 +127,19 @@ def test_a_folder_holds_the_labels_of_one_model(bundle, table, shell, tmp_path):
     assert code == 2 and "holds labels of another model or cohort; choose another folder" in error
 
 
+def test_an_image_that_changed_is_labeled_anew(bundle, table, shell, tmp_path):
+    out = tmp_path / "labeled"
+    command = ["pseudo-label", "--cohort", table, "--output", out, "--device", "cpu", "--model", bundle.folder]
+    assert "2 images labeled, 0 kept" in shell(*command)[1]
+    assert "0 images labeled, 2 kept" in shell(*command)[1]
+    path = out / "labels" / "straight.nii.gz"
+    before = array(sitk.ReadImage(str(path)))
+    write(volume(small_scene(30), GRIDS["straight"], motion(shift=(6, 0, 0))), tmp_path / "new" / "straight.nii.gz")
+    assert "1 images labeled, 1 kept" in shell(*command)[1]
+    assert (array(sitk.ReadImage(str(path))) != before).mean() > 0.01
+    assert not [p for p in out.rglob(".*") if p.name != ".lock"]
+
+
 def test_a_folder_of_somebody_elses_stays_as_it_is(bundle, cohort_folder, shell, tmp_path):
     """A cohort's own folder has labels/ and perhaps cohort.csv: they would be replaced, or taken for a model's."""
     shutil.copytree(cohort_folder, tmp_path / "data")
@@ -169,6 +182,9 @@ def test_what_people_drew_is_carried_over(table, shell, tmp_path):
     before, after = (metrics.dice(array(x), array(true), [1, 2]) for x in (still, carried.labels))
     assert max(before.values()) < 0.7 and min(after.values()) > 0.85, (before, after)
     code, _, error = shell(*command, "--atlases", 1)
+    assert code == 2 and "holds labels of another model or cohort" in error
+    write(label_map(small_scene(31), grids["drawn"]), tmp_path / "labels.nii.gz")  # somebody drew them again
+    code, _, error = shell(*command)
     assert code == 2 and "holds labels of another model or cohort" in error
 
 

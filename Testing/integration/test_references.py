@@ -79,6 +79,21 @@ def test_the_network_learns_them(made, plan, cohort_folder, tmp_path):
     assert 0 < seen[240] < 0.85 * seen[80]
 
 
+def test_an_image_without_labels_is_left_out(made, plan, shell, tmp_path):
+    """Of what nobody drew there are no shapes to match."""
+    rows = cohort.read(made["cohort"])
+    bare = next(i for i, row in enumerate(rows) if row.split == "train")
+    rows[bare] = replace(rows[bare], labels=None)
+    cohort.write(tmp_path / "c.csv", rows)
+    words = ["--config", made["config"], "--cohort", tmp_path / "c.csv"]
+    code, said, error = shell("make-references", *words, "--output", tmp_path / "made", "--processes", 1)
+    assert code == 0 and "3 subjects matched" in said
+    assert "1 training image without all labels left out" in error
+    words += ["--references", tmp_path / "made", "--set", "steps=2", "--set", "pairs=1", "--device", "cpu"]
+    code, _, error = shell("train", *words, "--output", tmp_path / "run")
+    assert code == 0, error
+
+
 def test_the_command_trains_with_them(made, shell, tmp_path):
     command = ["train", "--config", made["config"], "--cohort", made["cohort"], "--output", tmp_path / "run"]
     command += ["--set", "steps=2", "--set", "pairs=1", "--device", "cpu"]

@@ -17,8 +17,9 @@ import torch
 from conftest import PLAN, people
 from filelock import FileLock
 from JointRegSegLib import models
-from JointRegSegLib.errors import InputError, JointRegSegError
+from JointRegSegLib.errors import InputError, JointRegSegError, OutputError
 from JointRegSegTrainingLib import cohort, evaluation, trainer
+from JointRegSegTrainingLib.runs import settled
 from JointRegSegTrainingLib.subjects import Subject, pairs_of
 
 SHORT = replace(PLAN, steps=8)
@@ -250,7 +251,7 @@ def test_two_processes_do_not_train_in_one_folder(run_folder, cohort_file, confi
     before = (run_folder / "state.pt").read_bytes()
     with FileLock(run_folder / ".lock"):
         code, _, error = shell("train", "--config", config_file, "--cohort", cohort_file, "--output", run_folder)
-    assert code == 2 and "another process trains there; wait for it" in error
+    assert code == 2 and "another process works there; wait for it" in error
     assert (run_folder / "state.pt").read_bytes() == before
 
 
@@ -399,6 +400,26 @@ def test_a_checkpoint_that_cannot_be_read_is_not_called_damaged(subjects, tmp_pa
     fails(Path, "read_bytes", PermissionError(13, "Permission denied"))
     with pytest.raises(InputError, match=r"cannot be read \(Permission denied\)"):
         trainer.Trainer(SHORT, subjects, tmp_path)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(subjects, tmp_path):
+    run = trainer.Trainer(SHORT, subjects, tmp_path)
+    run.train_step()
+    run.save()
+    (tmp_path / "state.tmp").symlink_to("/dev/full")
+    run.train_step()
+    with pytest.raises(OutputError, match=r"cannot be written .*the last checkpoint is still there"):
+        run.save()
+    assert not (tmp_path / "state.tmp").exists() and trainer.read_state(tmp_path)["step"] == 1
+
+
+def test_a_run_that_began_elsewhere_keeps_its_precision(subjects, tmp_path):
+    """On a GPU: mixed, which nobody asked for by name."""
+    plan, here = replace(SHORT, mixed=None), torch.device("cpu")
+    assert settled(plan, tmp_path / "run", here).mixed is False
+    trainer.Trainer(replace(SHORT, mixed=True), subjects, tmp_path / "run")
+    assert settled(plan, tmp_path / "run", here).mixed is True
+    assert settled(replace(plan, mixed=False), tmp_path / "run", here).mixed is False
 
 
 @pytest.mark.parametrize("state", [{"network": {}}, [1, 2], {"step": 3}])

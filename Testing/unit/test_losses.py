@@ -145,6 +145,16 @@ def test_mutual_information_counts_the_mask_and_a_sample():
     assert losses.mutual_information(low, low, samples=70).item() == pytest.approx(-math.log(2), abs=1e-3)
 
 
+def test_a_sample_of_mutual_information_is_from_all_of_the_volume(generator):
+    """Powers of two, as of working lattices: every 16th voxel would be in one of 16 planes."""
+    a, b = torch.rand(2, 1, 1, 16, 16, 16, generator=generator)
+    a.requires_grad_()
+    losses.mutual_information(a, b, samples=256).backward()
+    for axes in ((3, 4), (2, 4), (2, 3)):
+        assert (a.grad[0].abs().sum([axis - 1 for axis in axes]) > 0).all()
+    assert 200 < (a.grad != 0).sum() <= 256
+
+
 def test_mutual_information_of_images_that_map_one_to_one(generator):
     """Three values on as many bins: whatever they are exchanged for, the entropy of the image."""
     values = torch.randint(0, 3, (1, 1, 6, 7, 8), generator=generator)

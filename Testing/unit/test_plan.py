@@ -81,6 +81,7 @@ def test_the_plan_of_a_run_reads_back_the_same(file):
         ("augmentation.flips=1", ("augmentation.flips: 1 is not of type 'array'",)),
         ("preprocessing.size=[16, 16]", ("preprocessing.size: [16, 16] is too short",)),
         ("preprocessing.intensity=loud", ("preprocessing", "unknown intensity", "'loud'", "zscore")),
+        ("preprocessing.alignment=world", ("preprocessing.alignment: 'world' is not one of",)),
         ("schedule=linear", ("schedule: 'linear' is not one of", "cosine")),
         ("labels=[{value: 1, name: a, color: red}]", ("labels.0.color: 'red' does not match",)),
         (

@@ -47,7 +47,8 @@ def test_a_table_as_spreadsheets_save_it(tmp_path, separator, mark, end):
     text = end.join(separator.join(f'"{cell}"' if separator in cell else cell for cell in line) for line in lines)
     (tmp_path / "t.csv").write_bytes(mark + text.encode())
     rows = read_table(tmp_path / "t.csv", ("fixed", "moving"), ("case",))
-    assert rows == [{"fixed": "a, b; c", "moving": "d", "case": ""}, {"fixed": "e", "moving": "", "case": ""}]
+    first, second = {"fixed": "a, b; c", "moving": "d", "case": ""}, {"fixed": "e", "moving": "", "case": ""}
+    assert rows == {2: first, 4: second}  # as a text editor counts lines
 
 
 def test_tables_that_are_none(tmp_path):

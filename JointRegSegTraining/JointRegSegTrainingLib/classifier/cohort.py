@@ -96,7 +96,7 @@ def look(path: Path, needed: Sequence[str] = REQUIRED) -> tuple[list[Pair], list
         If it is no such table at all, or holds no row.
     """
     pairs, refused, taken = [], [], set()
-    for number, row in enumerate(read_table(path, needed, [name for name in COLUMNS if name not in needed]), 2):
+    for number, row in read_table(path, needed, [name for name in COLUMNS if name not in needed]).items():
         case, diagnosis, split = row["case"], row.get("diagnosis"), row.get("split") or "train"
         places = {key: path.parent.absolute() / row[key] if row.get(key) else None for key in FILES}
         problems = [f"no {' and no '.join(empty)}"] if (empty := [key for key in needed if not row[key]]) else []

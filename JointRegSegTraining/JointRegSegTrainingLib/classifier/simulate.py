@@ -172,7 +172,7 @@ def _sources(data: Path) -> list[tuple[Path, Path | None]]:
 
 
 def _listed_sources(data: Path) -> Iterator[tuple[Path, Path | None]]:
-    for entry in read_table(data, ("image",), ("labels",)):
+    for entry in read_table(data, ("image",), ("labels",)).values():
         labels = entry.get("labels")
         yield data.parent / entry["image"], data.parent / labels if labels else None
 

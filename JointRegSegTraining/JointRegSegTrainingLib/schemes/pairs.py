@@ -71,19 +71,28 @@ class Pairs:
 
     def draw(self, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """(N,) indices of moving and of fixed images, of different people in each pair."""
+        n, owners = self.plan.pairs, self.owners
+        order = torch.randperm(len(owners), generator=generator)
+        while len(alike := self._alike(order)):
+            # Some exchange always helps, for `__init__` has seen to it that there are enough images of other people.
+            tried, other = order.clone(), int(torch.randint(len(order), (), generator=generator))
+            tried[alike[0]], tried[other] = order[other], order[alike[0]]
+            order = tried if len(self._alike(tried)) < len(alike) else order
+        moving, fixed = order[:n], order[n : 2 * n]
+        wanted = torch.rand(n, generator=generator) < self.plan.annotated_share
+        wanted &= ~(torch.isin(moving, self.annotated) | torch.isin(fixed, self.annotated))
+        if wanted.any():
+            pick = self.annotated[torch.randint(len(self.annotated), (n,), generator=generator)]
+            side = torch.rand(n, generator=generator) < 0.5
+            # In the place of the other image of the same person, where there is one.
+            side = (side | (owners[pick] == owners[moving])) & (owners[pick] != owners[fixed])
+            moving, fixed = torch.where(wanted & side, pick, moving), torch.where(wanted & ~side, pick, fixed)
+        return moving, fixed
+
+    def _alike(self, order: torch.Tensor) -> torch.Tensor:
+        """Indices of the batch's pairs whose two images are of one person."""
         n = self.plan.pairs
-        while True:
-            order = torch.randperm(len(self.owners), generator=generator)[: 2 * n]
-            moving, fixed = order[:n], order[n:]
-            wanted = torch.rand(n, generator=generator) < self.plan.annotated_share
-            wanted &= ~(torch.isin(moving, self.annotated) | torch.isin(fixed, self.annotated))
-            if wanted.any():
-                pick = torch.randint(len(self.annotated), (n,), generator=generator)
-                side = torch.rand(n, generator=generator) < 0.5
-                moving = torch.where(wanted & side, self.annotated[pick], moving)
-                fixed = torch.where(wanted & ~side, self.annotated[pick], fixed)
-            if (self.owners[moving] != self.owners[fixed]).all():
-                return moving, fixed
+        return torch.nonzero(self.owners[order[:n]] == self.owners[order[n : 2 * n]])[:, 0]
 
     def _varied(self, pair: tuple[torch.Tensor, torch.Tensor], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
         chosen = torch.stack(pair)

@@ -26,8 +26,9 @@ class References(Pairs):
     """
 
     def __init__(self, plan: Plan, subjects: Sequence[Subject], folder: Path, device: torch.device) -> None:
-        """``folder`` was filled by ``make-references`` with the same subjects."""
+        """``folder`` was filled by ``make-references`` with these subjects; those without all labels do not count."""
         self.velocities = PairVelocities(folder)
+        subjects = [s for s in subjects if s.known.all()]
         subjects = prepared(subjects, plan, self.velocities.origin.get(TOWARD))
         super().__init__(plan, subjects, device)
         made, now = self.velocities.origin, origin_of(plan)
