@@ -68,6 +68,7 @@ def export_bundle(run: Path, output: Path, card: Path | None = None, pairs: int 
     manifest["training"] = {
         **entries["training"],
         "subjects": len({row.subject for row in train}),
+        "validated_on": sorted({row.name for row in rows if row.split == "validation"}),
         "held_out": sorted({row.name for row in test}),
     }
     return models.write_bundle(output, manifest, network)

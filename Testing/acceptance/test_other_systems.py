@@ -22,7 +22,7 @@ from cohorts import COHORTS, prepare, read
 BOUNDS = {
     "uresnet-brain": ("brain", 2, 0.40, 0.62, 0.84, 1e-5),
     "deepatlas-brain": ("brain", 2, 0.40, 0.72, 0.74, 1e-5),
-    "svfnet-heart": ("heart", 6, 0.25, 0.66, 0.76, 1e-4),
+    "svfnet-heart": ("heart", 6, 0.25, 0.66, 0.76, 0.0),
 }
 
 

@@ -91,15 +91,28 @@ def bench(cohort: Cohort, source: Path, folder: Path, count: int, with_ants: boo
         pair = [next(read(table))[key] for key in ("fixed", "moving")]
         memory[name] = _memory(pair, options)
         # Loading is not part of a pair's time: the first pair of a process would carry it alone.
-        register_and_segment(*pair, options["model"])
-        outcome = run_batch(table, folder / name.replace(", --", "-"), options, overwrite=True)
-        for row in outcome.failed:
-            print(f"{row['case']}: {row['reason']}", file=sys.stderr)
-        seconds = {row["case"]: row["estimating_seconds"] for row in outcome.rows}
+        register_and_segment(*pair, options["model"], device_name="cpu")
+        place = folder / name.replace(", --", "-")
+        times = _times(table, place, options, "cpu")
+        if torch.cuda.is_available():
+            register_and_segment(*pair, options["model"], device_name="cuda")
+            on_gpu = _times(table, place.with_name(f"{place.name} on a GPU"), options, "cuda")
+            times = {case: [*found, on_gpu[case][0]] for case, found in times.items()}
         segmented = () if name == "generic" else {*models.find(options["model"]).label_values} & {*labels}
-        keep(name, score(table, folder / name.replace(", --", "-"), labels, seconds, segmented))
+        rows = score(table, place, labels, {case: found[0] for case, found in times.items()}, segmented)
+        for row, found in zip(rows, times.values(), strict=True):
+            row |= dict(zip(("all_seconds", "gpu_seconds"), found[1:], strict=False))
+        keep(name, rows)
     names = {label.value: label.name for label in cohort.plan.labels if label.value in labels}
     return {"said": said, "machine": platform.machine(), "labels": names, "memory": memory, "methods": out}
+
+
+def _times(table: Path, folder: Path, options: dict, device: str) -> dict[str, list[float]]:
+    """Seconds of each pair by the batch command, in the table's order: of the estimation, and of everything."""
+    outcome = run_batch(table, folder, {**options, "device_name": device}, overwrite=True)
+    for row in outcome.failed:
+        print(f"{row['case']}: {row['reason']}", file=sys.stderr)
+    return {row["case"]: [row["estimating_seconds"], row["seconds"]] for row in outcome.rows}
 
 
 def _memory(pair: Sequence[str], options: dict) -> float:

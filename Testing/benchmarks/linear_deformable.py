@@ -1,10 +1,11 @@
 """Table 1 of Christodoulidis et al. 2018 on the real lungs of the cohort: Dice of the lungs with each part of the map.
 
 Every pair of images with a lung labeled in both, on the working lattice: where they lie, with the affine part alone,
-with the deformation alone, and with both, as one network gives them; and how well it segments the fixed image. Pairs of
-one person are inhale and exhale. "Held out" are pairs of people whom the model was not trained on, by its own list, and
-"one held out" those of such a person with another. The cohort is the one that lung_cohort.py writes. A network that was
-trained without an affine part (arguments.linear=false) may be named beside the model.
+with the deformation alone, and with both, as one network gives them, which is not trained anew without; and how well it
+segments the fixed image. Pairs of one person are inhale and exhale. "Held out" are pairs of people whom the model was
+not trained on, by its own list, and "one held out" those of such a person with another. The cohort is the one that
+lung_cohort.py writes. A network that was trained without an affine part (arguments.linear=false) may be named beside
+the model.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def main() -> int:
         lines += [[bundle.name, *line] for line in found]
         seconds.append(f"{bundle.name} {took:.2f} s")
     alone = f"the network alone takes, on {torch.get_num_threads()} CPU threads, {', '.join(seconds)} a pair"
-    said = f"Dice of the lungs in %, mean and deviation over pairs; {alone}"
+    said = f"Dice of the lungs in %, mean and deviation over pairs, with the parts of one network's map; {alone}"
     columns = ["network", "pairs of", "people", "pairs", *COLUMNS]
     table = Table("Affine and deformable part: real lungs", said, columns, lines)
     if arguments.output:

@@ -32,6 +32,7 @@ def test_bundle_of_a_run(bundle, run_folder):
     assert manifest["validation"]["pairs"] == 4 and manifest["validation"]["subjects"] == 3
     assert manifest["training"]["subjects"] == 7
     assert manifest["training"]["held_out"] == sorted(manifest["training"]["held_out"])
+    assert len(manifest["training"]["validated_on"]) == 2
     assert manifest["requires"] == "0.1.0"
     low, high = manifest["domain"]["extent"]
     assert 20 <= low < high <= 36

@@ -26,6 +26,12 @@ def test_the_published_network_has_its_published_number_of_parameters(classes, c
     assert sum(parameter.numel() for parameter in network.parameters()) == count
 
 
+def test_twice_the_channels_are_nearly_four_times_the_parameters():
+    """But for the first layer and the last ones, which have the images and the answers at their other end."""
+    counts = [sum(p.numel() for p in UResNet.paper(channels).parameters()) for channels in ((4, 8, 16), (8, 16, 32))]
+    assert 3.8 < counts[1] / counts[0] < 4
+
+
 @pytest.mark.parametrize("build", [UResNet, UResNet.paper])
 def test_untrained_is_exactly_the_identity(build, pair):
     answer = build()(*pair)
