@@ -101,6 +101,7 @@ def dice(
     b: torch.Tensor,
     eps: float = 1e-3,
     known: torch.Tensor | None = None,
+    count: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """One minus the soft Dice coefficient with squares below (Milletari et al. 2016), mean over labels and batch.
 
@@ -110,6 +111,9 @@ def dice(
         (N, K, D, H, W) memberships without the background; a label absent from both counts as perfect.
     known : torch.Tensor, optional
         (N, K), 1 or true for the labels that an image's data set has; the mean is over them, and 0 if there are none.
+    count : torch.Tensor, optional
+        Scalar, what the sum is divided by instead of the number of ``known`` ones: their mean over several processes,
+        each of which has a part of a batch.
     """
     a, b = a.flatten(2), b.flatten(2)
     sizes = [torch.linalg.vecdot(x, x) for x in (a, b)]
@@ -117,10 +121,12 @@ def dice(
     if known is None:
         return missed.mean()
     known = known.to(missed.dtype)
-    return (missed * known).sum() / known.sum().clamp_min(1e-6)
+    return (missed * known).sum() / (known.sum() if count is None else count).clamp_min(1e-6)
 
 
-def segmentation(scores: torch.Tensor, labels: torch.Tensor, known: torch.Tensor | None = None) -> torch.Tensor:
+def segmentation(
+    scores: torch.Tensor, labels: torch.Tensor, known: torch.Tensor | None = None, count: torch.Tensor | None = None
+) -> torch.Tensor:
     """Cross entropy and Dice of class scores against memberships.
 
     Parameters
@@ -130,6 +136,8 @@ def segmentation(scores: torch.Tensor, labels: torch.Tensor, known: torch.Tensor
     known : torch.Tensor, optional
         (N, K) as in `dice`. What an image's data set did not annotate may be hidden in its background: there the
         probability of either is right (the marginal loss of Shi et al. 2021).
+    count : torch.Tensor, optional
+        As in `dice`.
     """
     # Of convolutions on a CPU the classes of a voxel lie side by side, unlike the labels.
     scores = scores.contiguous()
@@ -141,7 +149,7 @@ def segmentation(scores: torch.Tensor, labels: torch.Tensor, known: torch.Tensor
         together = log.masked_fill(~merged, -torch.inf).logsumexp(1, keepdim=True)
         log = torch.where(merged, together, log)
     entropy = -torch.linalg.vecdot(labels.flatten(1), log.flatten(1)).mean() / labels[0, 0].numel()
-    return entropy + dice(probabilities[:, 1:], labels[:, 1:], known=known)
+    return entropy + dice(probabilities[:, 1:], labels[:, 1:], known=known, count=count)
 
 
 def gradient_deviation(gradients: torch.Tensor) -> torch.Tensor:

@@ -126,6 +126,7 @@ def _train(arguments: argparse.Namespace) -> int:
     run = Trainer(made, train, arguments.output, str(chosen), start, arguments.references)
     if not run.accelerator.is_main_process:
         run.run(arguments.max_minutes, arguments.every)
+        run.leave()
         return 0
     if start is not None and run.step == 0:
         say("begins with {} of {} arrays of weights of '{}'".format(*run.taken, arguments.start))
@@ -138,6 +139,7 @@ def _train(arguments: argparse.Namespace) -> int:
         (arguments.output / "card.yaml").write_text(json.dumps({"card": entries["card"]}), encoding="utf-8")
     with alone(arguments.output), _progress(arguments.progress, "training") as progress:
         run.run(arguments.max_minutes, arguments.every, Journal(run, validation), progress)
+    run.leave()
     after = "complete" if run.step >= made.steps else "run again to go on"
     say(f"{arguments.output}: {run.step} of {made.steps} steps; {after}")
     return 0

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 
 import torch
 import torch.nn.functional as F
+from accelerate.utils import reduce
 from JointRegSegLib import fields, losses
 from JointRegSegLib.errors import InputError
 from JointRegSegLib.networks import Level, Prediction
@@ -130,7 +131,8 @@ def objective(
         chosen = list(range(known.shape[1]) if segmented is None else segmented)
         target = labels[:count, 1:][:, chosen]
         target = torch.cat([1 - target.sum(1, keepdim=True), target], 1)
-        out["segmentation"] = losses.segmentation(torch.cat(scores), target, known[:count, chosen])
+        drawn = known[:count, chosen]
+        out["segmentation"] = losses.segmentation(torch.cat(scores), target, drawn, _shared(drawn))
     return {name: value * getattr(weights, name) for name, value in out.items()}
 
 
@@ -138,9 +140,15 @@ def _overlap(
     moving: torch.Tensor, fixed: torch.Tensor, displacement: torch.Tensor, counted: torch.Tensor
 ) -> torch.Tensor:
     """`losses.dice` of memberships carried over; of many structures that is dear, so not where none is counted."""
+    count = _shared(counted)
     if not counted.any():
         return 0 * displacement.mean()  # which keeps its place among the gradients
-    return losses.dice(fields.warp(moving, displacement), fixed, known=counted)
+    return losses.dice(fields.warp(moving, displacement), fixed, known=counted, count=count)
+
+
+def _shared(counted: torch.Tensor) -> torch.Tensor:
+    """How many there are, on average over the processes that share a batch, of which each may have more or fewer."""
+    return reduce(counted.sum().float(), "mean")
 
 
 def _at(image: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:

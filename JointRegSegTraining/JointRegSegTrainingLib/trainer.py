@@ -316,6 +316,12 @@ class Trainer:
                 kept = time.monotonic()
         self.save()
 
+    def leave(self) -> None:
+        """Part from the other processes, for one that just ended might abort: threads of theirs would be at work."""
+        self.model = self.network
+        self.accelerator.free_memory()
+        self.accelerator.end_training()
+
     def _over(self, end: float) -> bool:
         """Whether the time is up; all processes agree, for one alone would wait for the others forever."""
         if math.isinf(end):

@@ -35,7 +35,15 @@ def launched(command: list[object]) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope="module")
-def together(config_file, cohort_file, tmp_path_factory) -> tuple[Path, str]:
+def partial_file(cohort_file, tmp_path_factory) -> Path:
+    """The cohort, half of whom have but one structure drawn: processes have as many pairs, not as many labels."""
+    path, rows = tmp_path_factory.mktemp("partial") / "cohort.csv", cohort.read(cohort_file)
+    cohort.write(path, [replace(row, annotated=("left blob",) if i % 2 else None) for i, row in enumerate(rows)])
+    return path
+
+
+@pytest.fixture(scope="module")
+def together(config_file, partial_file, tmp_path_factory) -> tuple[Path, str]:
     """A run by two processes, and what they said; its time is up after a step or a few."""
     folder = tmp_path_factory.mktemp("two") / "run"
     options = [
@@ -50,16 +58,16 @@ def together(config_file, cohort_file, tmp_path_factory) -> tuple[Path, str]:
         "--progress",
         "slicer",
     ]
-    command = [*LAUNCH, "--config", config_file, "--cohort", cohort_file, "--output", folder, *options]
+    command = [*LAUNCH, "--config", config_file, "--cohort", partial_file, "--output", folder, *options]
     done = launched(command)
     return folder, done.stdout
 
 
 @pytest.fixture(scope="module")
-def alone(together, cohort_file, tmp_path_factory) -> trainer.Trainer:
+def alone(together, partial_file, tmp_path_factory) -> trainer.Trainer:
     """As many steps of the same plan by this process."""
     plan = replace(PLAN, steps=STEPS, mixed=False)
-    run = trainer.Trainer(plan, load(part(cohort.read(cohort_file), "train"), plan), tmp_path_factory.mktemp("one"))
+    run = trainer.Trainer(plan, load(part(cohort.read(partial_file), "train"), plan), tmp_path_factory.mktemp("one"))
     while run.step < trainer.read_state(together[0])["step"]:
         run.train_step()
     return run
