@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from . import files
+from .carry import resampled
 from .errors import InputError, OutputError
 from .points import read_points, write_points
 
@@ -51,13 +51,9 @@ def apply_transform(
     if reference is None:
         raise InputError("an image or label map needs a reference, the image whose grid it gets", "reference")
     target = files.read_image(reference, values=False)
-    if kind == "labels":
-        image, default = files.read_image(source, labels=True, values=False), 0.0
-        interpolator = sitk.sitkNearestNeighbor
-    else:
-        image = files.read_image(source, values=False)
-        default, interpolator = _lowest(image, source), sitk.sitkLinear
-    carried = sitk.Resample(image, target, mapping, interpolator, default)
+    image = files.read_image(source, labels=kind == "labels", values=False)
+    default = 0.0 if kind == "labels" else _lowest(image, source)
+    carried = resampled(image, target, mapping, kind == "labels", default)
     if not np.ptp(sitk.GetArrayViewFromImage(carried)) and not _reached(image, target, mapping):
         raise InputError(
             f"{source}: the transform leads no voxel of {reference} into it; give the image and the reference that the "
@@ -84,17 +80,15 @@ def _lowest(image: sitk.Image, source: Path) -> float:
 
 def _replace(output: Path, write: Callable[[Path], None]) -> None:
     """Write beside the output and move into place, so that an interruption leaves no half-written file."""
-    suffix = "".join(output.suffixes[-2:])
     try:
-        handle, name = tempfile.mkstemp(prefix=".", suffix=suffix, dir=output.parent)
+        with tempfile.TemporaryDirectory(prefix=".", dir=output.parent) as folder:
+            part = Path(folder) / output.name
+            write(part)
+            # Some formats have their voxels in a file of their own, which has to be there before the header is.
+            for path in sorted(part.parent.iterdir(), key=lambda path: path == part):
+                files.permit(path)
+                path.replace(output.with_name(path.name))
+    except OutputError as error:  # it names the file beside
+        raise OutputError(str(error).replace(str(part), str(output))) from None
     except OSError as error:
         raise OutputError(f"{output}: cannot be written ({error.strerror}); check space and permissions") from None
-    os.close(handle)
-    try:
-        write(Path(name))
-        Path(name).chmod(0o644)
-        Path(name).replace(output)
-    except OutputError as error:  # it names the file beside
-        raise OutputError(str(error).replace(name, str(output))) from None
-    finally:
-        Path(name).unlink(missing_ok=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 import math
+import os
 import re
 import sys
 import time
@@ -280,6 +282,7 @@ def run_case(
             if not pair.get(column):
                 raise InputError(f"the row names no {column} image")
         extras = {column: pair[column] for column in OPTIONAL[1:] if pair.get(column)}
+        output.remove_partial(folder)
         output.check_free(folder, overwrite, [pair["fixed"], pair["moving"], *extras.values()])
         result = register_and_segment(pair["fixed"], pair["moving"], **options, **extras, progress=progress)
         result.save(folder, overwrite, progress)
@@ -310,15 +313,23 @@ def _other_input(report: dict[str, Any], pair: dict[str, str]) -> str | None:
     return None
 
 
+#: By which a result that is kept is what is asked for.
+SETTINGS = ("model", "refine", "similarity", "fill", "working_size", "seed")
+
+
 def _other_setting(report: dict[str, Any], options: dict[str, Any], checksum: str | None) -> str | None:
     """Name of a setting in which a saved report is not what is asked for now, as the command calls it."""
     if report["model"].get("checksum") != checksum:
         return "model"
     settings = report["settings"]
-    for key in ("model", "refine", "similarity", "fill", "working_size", "seed"):
-        if settings[key] != options.get(key, settings[key]):
+    by_default = inspect.signature(register_and_segment).parameters
+    for key in SETTINGS:
+        asked = options.get(key, by_default[key].default)
+        if settings[key] != (str(asked) if key == "model" else asked):
             return key.replace("_", " ")
-    if options.get("align") not in (None, settings["align"]):
+    align = options.get("align")
+    # Where the images began, or, if nothing is asked for now, whether anything was.
+    if align != (settings["align"] if align else settings.get("asked_align")):
         return "align"
     return None
 
@@ -375,7 +386,7 @@ COLUMNS = (
 
 def write_summary(rows: list[dict[str, Any]], path: Path) -> None:
     """Write the rows so far, in one move."""
-    partial = path.with_suffix(".tmp")
+    partial = path.with_name(f".{path.name}.{os.getpid()}")  # batches into one folder do not take it from each other
     try:
         with partial.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.DictWriter(stream, COLUMNS, extrasaction="ignore")

@@ -37,9 +37,13 @@ class Canceled(JointRegSegError):
         super().__init__("canceled")
 
 
+#: What torch, on a CPU, and ITK say, which have no error of their own for it.
+_NO_MEMORY = ("can't allocate memory", "Failed to allocate memory", "bad_alloc")
+
+
 def lacks_memory(error: BaseException) -> bool:
-    """Whether memory was what was missing; torch has no error of its own for that on a CPU."""
-    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+    """Whether memory was what was missing."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
 
 
 @contextmanager

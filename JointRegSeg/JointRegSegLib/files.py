@@ -16,7 +16,7 @@ import SimpleITK as sitk
 import torch
 
 from . import nifti, series
-from .errors import InputError, OutputError, reading
+from .errors import InputError, OutputError, lacks_memory, reading
 from .geometry import Grid
 
 # ITK's own warnings go to the terminal in several lines; what matters is checked and said below.
@@ -118,6 +118,8 @@ def _read(path: Path) -> sitk.Image:
         return _with_nan(image, bad) if len(bad) else image
     except RuntimeError as error:
         text = str(error)
+        if lacks_memory(error):
+            raise MemoryError(f"{path}: {_last_line(error)}") from None
         if "orthonormal" in text or "eterminant" in text:
             raise InputError(_sheared(path)) from None
         if "pacing" in text and ("ero" in text or "egative" in text):
@@ -287,12 +289,19 @@ def grid_of(image: sitk.Image) -> Grid:
 
 
 def parts_of(path: Path) -> list[Path]:
-    """The files that an image lies in: a folder's, or beside a header those of the same name but for the ending."""
+    """The files that an image lies in: a folder's, or of a header and voxels those of one name but for the ending."""
     if path.is_dir():
         return sorted(path.iterdir())
-    if path.suffix.lower() in (".mhd", ".nhdr", ".hdr"):
-        return sorted(path.parent.glob(f"{glob.escape(path.stem)}.*"))
+    if paired := re.fullmatch(r"(.*)\.(mhd|nhdr|(hdr|img)(\.gz)?)", path.name, re.IGNORECASE):
+        return sorted(path.parent.glob(f"{glob.escape(paired[1])}.*"))
     return [path]
+
+
+def permit(path: Path) -> None:
+    """Give a file or folder that was made for this user alone the permissions that this user's new ones have."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
 
 
 def stamp(path: str | Path) -> list[int] | None:

@@ -75,14 +75,14 @@ def mutual_information(
     """
     out = []
     for i, c in itertools.product(range(a.shape[0]), range(a.shape[1])):
-        x, y = a[i, c].reshape(-1), b[i, c].reshape(-1)
-        if mask is not None:
-            keep = mask[i].reshape(-1) > 0.5
-            x, y = x[keep], y[keep]
-        stride = max(1, x.numel() // samples)
+        keep = None if mask is None else mask[i].reshape(-1) > 0.5
+        stride = max(1, (a[i, c].numel() if keep is None else int(keep.sum())) // samples)
         while math.gcd(stride, a[i, c].numel()) > 1:  # or it would come back to the same few columns of the volume
             stride += 1
-        joint = _parzen(x[::stride], bins).T @ _parzen(y[::stride], bins)
+        x, y = (image[i, c].reshape(-1)[::stride] for image in (a, b))
+        if keep is not None:
+            x, y = x[keep[::stride]], y[keep[::stride]]
+        joint = _parzen(x, bins).T @ _parzen(y, bins)
         joint = joint / joint.sum().clamp_min(1e-10)
         independent = joint.sum(1, keepdim=True) * joint.sum(0, keepdim=True)
         out.append(-(joint * ((joint + 1e-10) / (independent + 1e-10)).log()).sum())

@@ -3,8 +3,10 @@ value."""
 
 from __future__ import annotations
 
+import glob
 import gzip
 import math
+import re
 import struct
 import sys
 import zlib
@@ -32,7 +34,7 @@ class _Header:
 
 
 def check(path: Path) -> np.ndarray:
-    """Refuse a damaged ``.nii`` or ``.nii.gz``, which ITK would fill up with zeros and call read.
+    """Refuse a damaged NIfTI file, or pair of header and voxels, which ITK would fill up with zeros and call read.
 
     Files of other formats pass; what is wrong with those, ITK says itself.
 
@@ -48,18 +50,18 @@ def check(path: Path) -> np.ndarray:
         infinite.
     """
     nothing = np.zeros(0, int)
-    if not path.name.lower().endswith((".nii", ".nii.gz")):
+    places = _places(path)
+    if places is None:
         return nothing
     damaged = InputError(f"{path}: is cut off or damaged; get the file anew")
     with reading(path):
         try:
-            with path.open("rb") as stream:
-                packed = stream.read(2) == b"\x1f\x8b"
-            with gzip.open(path) if packed else path.open("rb") as stream:
-                header = _header(stream.read(544))
-                if header is None:
-                    return nothing
-                _check_header(path, header)
+            with _opened(places[0]) as stream:
+                header = _header(stream.read(544), places[0] != places[1])
+            if header is None:
+                return nothing
+            _check_header(path, header)
+            with _opened(places[1]) as stream:
                 stream.seek(int(header.start))
                 bad, length = _scan(stream, header)
         except (EOFError, zlib.error, gzip.BadGzipFile):
@@ -67,6 +69,25 @@ def check(path: Path) -> np.ndarray:
     if length < header.bytes:
         raise damaged
     return bad
+
+
+def _places(path: Path) -> tuple[Path, Path] | None:
+    """Where the header and the voxels lie, in one file or in two; None for other formats, or where one is missing."""
+    if path.name.lower().endswith((".nii", ".nii.gz")):
+        return path, path
+    paired = re.fullmatch(r"(.*)\.(hdr|img)(\.gz)?", path.name, re.IGNORECASE)
+    beside = [] if paired is None else sorted(path.parent.glob(f"{glob.escape(paired[1])}.*"))
+    found = {
+        kind: [p for p in beside if re.fullmatch(rf"\.{kind}(\.gz)?", p.name[len(paired[1]) :], re.IGNORECASE)]
+        for kind in ("hdr", "img")
+    }
+    return (found["hdr"][0], found["img"][0]) if all(found.values()) else None
+
+
+def _opened(path: Path) -> BinaryIO:
+    with path.open("rb") as stream:
+        packed = stream.read(2) == b"\x1f\x8b"
+    return gzip.open(path) if packed else path.open("rb")
 
 
 def _check_header(path: Path, header: _Header) -> None:
@@ -77,16 +98,17 @@ def _check_header(path: Path, header: _Header) -> None:
         raise InputError(f"{path}: its header is damaged (voxels begin at byte {header.start:g}); get the file anew")
 
 
-def _header(raw: bytes) -> _Header | None:
-    """Version 1 or 2 in either byte order; None for what is no NIfTI in one file."""
+def _header(raw: bytes, apart: bool) -> _Header | None:
+    """Version 1 or 2 in either byte order, or, ``apart`` from the voxels, Analyze; None for what is none of them."""
     for order in "<>":
-        if raw[344:347] == b"n+1" and struct.unpack_from(order + "i", raw)[0] == 348:
+        if (apart or raw[344:347] == b"n+1") and len(raw) >= 348 and struct.unpack_from(order + "i", raw)[0] == 348:
             places = ("8h", 40), ("2h", 70), ("8f", 76), ("f", 108)
-        elif raw[4:7] == b"n+2" and len(raw) == 544 and struct.unpack_from(order + "i", raw)[0] == 540:
+        elif raw[4:7] in (b"n+2", b"ni2") and len(raw) == 544 and struct.unpack_from(order + "i", raw)[0] == 540:
             places = ("8q", 16), ("2h", 12), ("8d", 104), ("q", 168)
         else:
             continue
         (axes, *sizes), (kind, bits), spacing, (start,) = (struct.unpack_from(order + f, raw, at) for f, at in places)
+        spacing = spacing if b"n" in (raw[4:5], raw[344:345]) else ()  # that of Analyze may have signs, for a flip
         return _Header(order, kind, spacing[1 : 1 + min(axes, 3)], start, math.prod(sizes[:axes]) * bits / 8)
     return None
 

@@ -101,7 +101,7 @@ def complete_or_nothing(folder: Path) -> Iterator[Path]:
     aside = partial.with_name(f"{partial.name}.old")
     try:
         yield partial
-        partial.chmod(0o755)
+        files.permit(partial)
         if folder.exists():
             folder.rename(aside)
         partial.rename(folder)
@@ -117,10 +117,17 @@ def complete_or_nothing(folder: Path) -> Iterator[Path]:
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what processes that were killed in `complete_or_nothing` left beside ``folder``."""
+    """Put right what processes that were killed in `complete_or_nothing` left beside ``folder``.
+
+    A result that was about to be replaced is back, unless the new one is there.
+    """
     folder = Path(os.path.realpath(folder))
-    for partial in folder.parent.glob(f".{glob.escape(folder.name)}.{'?' * 8}"):  # as mkdtemp names them
-        shutil.rmtree(partial, ignore_errors=True)
+    named = f".{glob.escape(folder.name)}.{'?' * 8}"  # as mkdtemp does
+    for aside in folder.parent.glob(f"{named}.old"):
+        if not folder.exists():
+            aside.rename(folder)
+    for rest in (*folder.parent.glob(named), *folder.parent.glob(f"{named}.old")):
+        shutil.rmtree(rest, ignore_errors=True)
 
 
 def save(result: Registration, folder: str | Path, overwrite: bool = False, progress: Progress = silent) -> Path:

@@ -14,6 +14,7 @@ import SimpleITK as sitk
 import torch
 
 from . import __version__, device, domain, files, models, points, quality
+from .carry import resampled
 from .catalog import GENERIC_ENTRY, WORKING_SIZE
 from .deformation import Deformation, field_lattice, scalar_image, vector_image
 from .errors import InputError
@@ -183,6 +184,7 @@ def register_and_segment(
             "refine": refine,
             "similarity": similarity,
             "align": estimate.alignment,
+            "asked_align": align,
             "fill": fill,
             "working_size": working_size,
             "device": device_name,
@@ -315,7 +317,7 @@ def _assemble(
     out = Registration(
         fixed=fixed,
         moving=moving,
-        warped=sitk.Resample(moving, fixed, transform, sitk.sitkLinear, minimum),
+        warped=resampled(moving, fixed, transform, False, minimum),
         deformation=deformation,
         transform=transform,
         inverse_transform=deformation.to_itk(inverse=True),
@@ -325,7 +327,7 @@ def _assemble(
         moving_labels=labels["moving"],
     )
     if labels["moving"] is not None:
-        out.warped_labels = carry_labels(labels["moving"], fixed, transform)
+        out.warped_labels = resampled(labels["moving"], fixed, transform, True, 0.0)
     if bundle is not None and estimate.fixed_probabilities is not None:
         out.label_names = {label["value"]: label["name"] for label in bundle.manifest["labels"]}
         out.label_colors = {label["value"]: label["color"] for label in bundle.manifest["labels"]}
@@ -336,13 +338,8 @@ def _assemble(
             else:
                 labels = scalar_image(estimate.outlines[n], files.grid_of(image))
             setattr(out, f"{name}_segmentation", labels)
-        out.warped_segmentation = carry_labels(out.moving_segmentation, fixed, transform)
+        out.warped_segmentation = resampled(out.moving_segmentation, fixed, transform, True, 0.0)
     return out
-
-
-def carry_labels(labels: sitk.Image, reference: sitk.Image, transform: sitk.Transform) -> sitk.Image:
-    """A label map resampled onto ``reference`` through ``transform``; labels stay labels."""
-    return sitk.Resample(labels, reference, transform, sitk.sitkNearestNeighbor, 0.0)
 
 
 def _warnings(bundle: models.Bundle | None, volumes: list[Volume], estimate: Estimate) -> list[str]:
@@ -377,7 +374,7 @@ def _figures(
         agreement = quality.overlap(result.warped_segmentation, result.fixed_segmentation, result.label_names)
         out["segmentation_agreement"] = agreement | {"sought": estimate.agreement_sought}
     if result.warped_labels is not None and result.fixed_labels is not None:
-        still = carry_labels(result.moving_labels, result.fixed, sitk.Transform(3, sitk.sitkIdentity))
+        still = resampled(result.moving_labels, result.fixed, sitk.Transform(3, sitk.sitkIdentity), True, 0.0)
         out["labels"] = {
             "before": quality.overlap(still, result.fixed_labels),
             "after": quality.overlap(result.warped_labels, result.fixed_labels),

@@ -69,8 +69,7 @@ def similarity(
             linear = torch.as_tensor(matrix[:3, :3]).float()
             at = at + torch.einsum("ca,nadhw->ncdhw", linear, motion.displacement)
         inside = seen & _between(at, moving.shape[2:])
-        smaller = min(int(seen.sum()) * grid.voxel_volume, moving_grid.voxels * moving_grid.voxel_volume)
-        out["overlap_share"][moment] = min(int(inside.sum()) * grid.voxel_volume / smaller, 1.0)
+        out["overlap_share"][moment] = _share(inside, seen, motion, moving_grid)
         if not bool(inside.any()):
             for name in measures:
                 out[name][moment] = None
@@ -84,10 +83,21 @@ def similarity(
     return out
 
 
+def _share(inside: torch.Tensor, seen: torch.Tensor, motion: Deformation, moving_grid: Grid) -> float:
+    """Of the smaller image the part that lies on the other one, where (1, 1, D, H, W) bools tell it."""
+    fixed = int(seen.sum()) * motion.grid.voxel_volume
+    moving = moving_grid.voxels * moving_grid.voxel_volume
+    if fixed <= moving:
+        share = int(inside.sum()) * motion.grid.voxel_volume / fixed
+    else:  # the space that it takes up where it lies
+        share = float((inside * motion.jacobian().clamp_min(0)).sum()) * motion.grid.voxel_volume / moving
+    return min(share, 1.0)
+
+
 def _between(index: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """Which of the (1, 3, D, H, W) places lie on a lattice of ``shape``: (1, 1, D, H, W) bool."""
+    """Which of the (1, 3, D, H, W) places lie in the voxels of a lattice of ``shape``: (1, 1, D, H, W) bool."""
     last = torch.tensor(shape, device=index.device).view(1, 3, 1, 1, 1) - 1
-    return ((index >= 0) & (index <= last)).all(1, keepdim=True)
+    return ((index >= -0.5) & (index <= last + 0.5)).all(1, keepdim=True)
 
 
 def meager(name: str, image: torch.Tensor) -> list[str]:

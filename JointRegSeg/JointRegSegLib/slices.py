@@ -178,6 +178,8 @@ def foreground_points(image: sitk.Image) -> np.ndarray:
     They are above Otsu's threshold, in large pieces: no noise, no table.
     """
     array, steps = _thinned(image)
+    if np.count_nonzero(array > array.min()) < _FEW:  # what is small slips through a coarse look
+        array, steps = sitk.GetArrayViewFromImage(image), np.ones(3, int)
     clipped = sitk.GetImageFromArray(np.clip(array.astype(np.float32), *window(image)))
     pieces = sitk.GetArrayFromImage(sitk.ConnectedComponent(sitk.OtsuThreshold(clipped, 0, 1)))
     sizes = np.bincount(pieces.ravel())

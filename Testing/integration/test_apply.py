@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import SimpleITK as sitk
 from conftest import small_scene
 from JointRegSegLib import files, register
+from JointRegSegLib.deformation import Deformation
 from JointRegSegLib.points import read_points, write_points
 from samples import array, body, through, voxel_centers, write
 
@@ -28,6 +31,40 @@ def test_image(done, pair, shell, tmp_path):
     assert code == 2 and "--overwrite" in error and str(output) in error
     assert shell(*command, "--output", output, "--overwrite")[0] == 0
     assert output.stat().st_mode & 0o777 == 0o644
+
+
+def test_whole_numbers_are_rounded(pair, shell, tmp_path):
+    """On an oblique lattice a voxel is read at 0.99999 of its place: of -1000 that is -999 if fractions are cut off."""
+    image = sitk.Cast(sitk.ReadImage(str(pair["moving"])) * 10 - 500, sitk.sitkInt16)
+    write(image, tmp_path / "whole.nii.gz")
+    grid = files.grid_of(image)
+    for name, shift in (("still", 0.0), ("part", 0.6)):
+        moved = Deformation.identity(grid, np.array([[1, 0, 0, shift], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]))
+        files.write_transform(moved.to_itk(), tmp_path / f"{name}.h5")
+        command = ["apply", "--transform", tmp_path / f"{name}.h5", "--input", tmp_path / "whole.nii.gz"]
+        command += ["--reference", tmp_path / "whole.nii.gz", "--output", tmp_path / f"{name}.nii.gz"]
+        assert shell(*command)[0] == 0
+    np.testing.assert_array_equal(array(tmp_path / "still.nii.gz"), array(image))
+    exact = array(sitk.Resample(sitk.Cast(image, sitk.sitkFloat64), image, moved.to_itk(), sitk.sitkLinear, -500.0))
+    np.testing.assert_allclose(array(tmp_path / "part.nii.gz"), exact, atol=0.501)
+
+
+def test_formats_of_two_files_and_permissions(done, pair, shell, tmp_path):
+    command = ["apply", "--transform", done / "transform.h5", "--input", pair["moving"], "--reference", pair["fixed"]]
+    before = os.umask(0o077)
+    try:
+        for ending in ("mhd", "nhdr", "img"):
+            out = tmp_path / ending / f"out.{ending}"
+            out.parent.mkdir()
+            for more in ([], ["--overwrite"]):
+                assert shell(*command, "--output", out, *more)[0] == 0
+            there = sorted(out.parent.iterdir())
+            assert len(there) == 2 and all(path.name.startswith("out.") for path in there)
+            assert all(path.stat().st_mode & 0o777 == 0o600 for path in there)
+            moved = shutil.move(out.parent, tmp_path / f"moved {ending}")
+            np.testing.assert_allclose(array(Path(moved) / out.name), array(done / "warped.nii.gz"), atol=1e-3)
+    finally:
+        os.umask(before)
 
 
 def test_labels(done, pair, shell, tmp_path):

@@ -104,6 +104,18 @@ def test_changed_settings_or_inputs_are_not_mixed(table, shell, tmp_path):
     )  # which is what the model does anyhow
 
 
+def test_what_is_left_out_is_as_by_default(table, tmp_path):
+    """In Python options that are not named are not any."""
+    first = table.with_name("first.csv")
+    first.write_text("case,fixed,moving\na,0.nii.gz,1.nii.gz\n")
+    batch.run_batch(first, tmp_path / "out", {"model": "tiny-blobs", "similarity": "mi", "align": "world"})
+    for options, name in (({"align": "world"}, "similarity"), ({"similarity": "mi"}, "align")):
+        with pytest.raises(OutputError, match=f"was made with another {name};"):
+            batch.run_batch(first, tmp_path / "out", {"model": "tiny-blobs", **options})
+    kept = batch.run_batch(first, tmp_path / "out", {"model": "tiny-blobs", "similarity": "mi", "align": "world"})
+    assert kept.counts == (0, 1, 0)
+
+
 def test_kept_means_the_same_files_and_model(table, installed, tmp_path, monkeypatch):
     def again() -> str:
         (row,) = batch.run_batch(table, tmp_path / "out", {"model": "tiny-blobs"}).rows

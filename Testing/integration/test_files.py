@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -29,6 +30,25 @@ def test_formats_keep_voxels_and_place(tmp_path, ending, grid):
     again = sitk.ReadImage(str(tmp_path / f"again.{ending}"))
     assert np.array_equal(array(again), array(image))
     assert files.grid_of(again).matches(grid, 1e-3)
+
+
+@pytest.mark.parametrize("named", ["hdr", "img"])
+def test_header_and_voxels_of_their_own(tmp_path, named):
+    """As SPM and older cohorts have them: what is cut off, or has no value, is told; and either file may change."""
+    image = volume(thing(), fixed_grid())
+    write(image, tmp_path / "two.hdr")
+    path, voxels = tmp_path / f"two.{named}", tmp_path / "two.img"
+    assert np.array_equal(array(files.read_image(path)), array(image))
+    stamp = files.stamp(path)
+    os.utime(tmp_path / "two.hdr", ns=(1, 2**62))
+    assert files.stamp(path) != stamp
+    content = voxels.read_bytes()
+    voxels.write_bytes(np.float32(np.nan).tobytes() + content[4:])
+    with pytest.raises(InputError, match="1 voxels are NaN"):
+        files.read_image(path)
+    voxels.write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match="cut off or damaged"):
+        files.read_image(path)
 
 
 def write_series(

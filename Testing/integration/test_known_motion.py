@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from JointRegSegLib import register
+from JointRegSegLib.carry import resampled
 from JointRegSegLib.deformation import Deformation
 from JointRegSegLib.files import grid_of
 from JointRegSegLib.geometry import Grid
-from JointRegSegLib.pipeline import carry_labels
 from samples import array, body, fixed_grid, label_map, motion, moving_grid, place, thing, through, volume
 
 
@@ -75,7 +75,7 @@ def test_labels_are_carried_exactly_by_whole_voxels():
     shift = np.eye(4)
     shift[:3, 3] = grid.affine[:3, :3] @ [3, -2, 1]
     transform = Deformation.identity(grid, shift).to_itk()
-    carried = array(carry_labels(labels, labels, transform))
+    carried = array(resampled(labels, labels, transform, True, 0.0))
     before = array(labels)
     assert np.array_equal(carried[:-1, 2:, :-3], before[1:, :-2, 3:])
     assert not carried[-1:].any() and not carried[:, :2].any()  # beyond the image lies background

@@ -75,6 +75,13 @@ def test_preprocessing_that_does_not_exist(installed):
         replace(installed.preprocessing, alignment="corner")
 
 
+@pytest.mark.parametrize("refinement", [{"window": 4}, {"similarity": "mi"}])
+def test_refinement_that_could_not_be_done(installed, tmp_path, refinement):
+    """An even window has no middle, and what is optimized is for the user to say."""
+    with pytest.raises(ModelError, match="refinement"):
+        models.write_bundle(tmp_path / "b", installed.manifest | {"refinement": refinement}, models.load(installed))
+
+
 def test_list(installed, shell):
     code, said, error = shell("models")
     assert (code, error) == (0, "")

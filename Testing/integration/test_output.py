@@ -100,6 +100,15 @@ def test_the_working_folder_itself(result, tmp_path, monkeypatch):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["here", "pair"]
 
 
+def test_what_a_killed_process_left_is_put_right(tmp_path):
+    for name in (".out.abcdefgh", ".out.ijklmnop.old", ".output.abcdefgh", ".out.short"):
+        (tmp_path / name).mkdir()
+    (tmp_path / ".out.ijklmnop.old" / "report.json").write_text("{}")
+    output.remove_partial(tmp_path / "out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".out.short", ".output.abcdefgh", "out"]
+    assert (tmp_path / "out" / "report.json").is_file()
+
+
 def test_free_places(tmp_path):
     assert output.check_free(tmp_path / "a" / "b") == tmp_path / "a" / "b"
     assert not (tmp_path / "a").exists()

@@ -15,9 +15,11 @@ from JointRegSegLib import device, domain, fields, quality, register
 from JointRegSegLib.deformation import Deformation
 from JointRegSegLib.errors import InputError
 from JointRegSegLib.files import to_tensor
+from JointRegSegLib.geometry import Grid
 from JointRegSegLib.similarity import dissimilarity, unit_range
 from JointRegSegLib.terminal import Bar
 from samples import fixed_grid, label_map, motion, place, thing, volume
+from scipy.spatial.transform import Rotation
 
 GOOD = {
     "similarity": {
@@ -188,6 +190,23 @@ def test_no_overlap_after():
     assert shares["before"] > 0.8 and shares["after"] == 0
     assert [entry["after"] for entry in found.values()] == [None] * 3
     assert found["correlation"]["before"] == pytest.approx(1)
+
+
+def test_the_outer_slices_count():
+    """An image lies wholly on itself, however few slices it has and however they are turned."""
+    for seed in range(8):
+        turn = Rotation.from_rotvec(np.random.default_rng(seed).normal(size=3)).as_matrix()
+        grid = Grid.centered((3, 2, 1), (20, 18, 3), (1.1, 1.3, 5), turn)
+        image = torch.rand(1, 1, 3, 18, 20, generator=torch.Generator().manual_seed(seed))
+        assert quality.similarity(image, image, grid, Deformation.identity(grid))["overlap_share"]["after"] == 1
+
+
+def test_the_smaller_image_may_be_scaled():
+    """All of a small moving image lies on the fixed one, though it shows half as wide there."""
+    fixed, moving = (Grid.centered((0, 0, 0), (n, n, n), (2, 2, 2), np.eye(3)) for n in (24, 12))
+    images = torch.rand(1, 1, 24, 24, 24), torch.rand(1, 1, 12, 12, 12)
+    found = quality.similarity(*images, moving, Deformation.identity(fixed, np.diag([2.0, 2, 2, 1])))["overlap_share"]
+    assert found["after"] == pytest.approx(1, abs=0.02) and found["before"] == pytest.approx(1)
 
 
 def test_likeness_where_was_looked():

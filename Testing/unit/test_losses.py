@@ -153,6 +153,11 @@ def test_a_sample_of_mutual_information_is_from_all_of_the_volume(generator):
     for axes in ((3, 4), (2, 4), (2, 3)):
         assert (a.grad[0].abs().sum([axis - 1 for axis in axes]) > 0).all()
     assert 200 < (a.grad != 0).sum() <= 256
+    box = torch.zeros_like(a)
+    box[..., :13, :12, :12] = 1  # whose width the stride is a divisor of
+    a.grad = None
+    losses.mutual_information(a, b, mask=box, samples=150).backward()
+    assert (a.grad[0, 0].abs().sum((0, 1)) > 0).sum() == 12 and not a.grad[box == 0].any()
 
 
 def test_mutual_information_of_images_that_map_one_to_one(generator):

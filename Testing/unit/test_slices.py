@@ -108,6 +108,13 @@ def test_small_structures_do_not_slip_through_a_coarse_look():
     np.testing.assert_allclose(slices.structure_points(scalar_image(array, grid)), [(103.5, 75.5, 31)])
 
 
+def test_a_small_object_in_a_large_empty_volume():
+    image = np.zeros((130, 130, 130), np.float32)
+    image[41:44, 51:52, 51:55] = 100
+    points = slices.foreground_points(scalar_image(image, Grid.from_geometry((130, 130, 130), (1, 1, 1))))
+    np.testing.assert_allclose((points.min(0), points.max(0)), ((51, 51, 41), (54, 51, 43)))
+
+
 # ---------------------------------------------------------------- drawing
 
 

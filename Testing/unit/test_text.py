@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from JointRegSegLib.errors import InputError
+from JointRegSegLib.errors import InputError, lacks_memory
 from JointRegSegLib.points import read_points
 from JointRegSegLib.tables import read_table
 from JointRegSegLib.text import percent, plain, short
@@ -49,6 +49,12 @@ def test_a_table_as_spreadsheets_save_it(tmp_path, separator, mark, end):
     rows = read_table(tmp_path / "t.csv", ("fixed", "moving"), ("case",))
     first, second = {"fixed": "a, b; c", "moving": "d", "case": ""}, {"fixed": "e", "moving": "", "case": ""}
     assert rows == {2: first, 4: second}  # as a text editor counts lines
+
+
+def test_whoever_lacks_memory():
+    said = ("Failed to allocate memory for image.", "std::bad_alloc", "can't allocate memory: you tried")
+    assert all(lacks_memory(RuntimeError(f"ITK ERROR: {words}")) for words in said)
+    assert lacks_memory(MemoryError()) and not lacks_memory(RuntimeError("something else"))
 
 
 def test_tables_that_are_none(tmp_path):

@@ -178,17 +178,21 @@ class Carrying:
             yield
 
     def _carry_volume(self) -> None:
+        from ..carry import resampled  # which brings SimpleITK
+
         image, target = self._source.image(), self._target.image()
         outside = 0.0 if self._labels else volumes.extremes(sitk.GetArrayViewFromImage(image))[0]
-        self._carried = volumes.resampled(image, target, self._field.to_moving(), self._labels, outside)
+        self._carried = resampled(image, target, self._field.to_moving(), self._labels, outside)
 
     def _carry_segments(self) -> None:
         """As few label maps as segments overlap: each takes as long as a volume."""
+        from ..carry import resampled
+
         target, way = self._target.image(), self._field.to_moving()
         self._affine = volumes.image_affine(target)
         self._parts: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         for layer, identifiers in segments.layers(self._masks):
-            carried = sitk.GetArrayFromImage(volumes.resampled(layer, target, way, True, 0.0))
+            carried = sitk.GetArrayFromImage(resampled(layer, target, way, True, 0.0))
             for value, identifier in enumerate(identifiers, 1):
                 self._parts[identifier] = segments.cut_out(carried == value)
 

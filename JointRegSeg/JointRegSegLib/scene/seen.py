@@ -116,6 +116,8 @@ class Seen:
 
     def image(self) -> sitk.Image:
         """The image; its voxels are a copy. Touches no node."""
+        from ..carry import resampled  # which brings SimpleITK
+
         here = volumes.to_image(self._values, self._affine)
         if self._back is None and self._field is None:
             return here
@@ -126,7 +128,7 @@ class Seen:
             lattice = sitk.Image([*self._size[:2].tolist(), planes], sitk.sitkUInt8)
             volumes.set_lattice(lattice, self._shifted(self._first + np.array([0, 0, first])))
             way = self._linear() if self._field is None else self._bent(first, planes)
-            slab = volumes.resampled(here, lattice, way, self._labels, outside)
+            slab = resampled(here, lattice, way, self._labels, outside)
             out[first : first + planes] = sitk.GetArrayViewFromImage(slab)
         return volumes.to_image(out, self._shifted(self._first))
 

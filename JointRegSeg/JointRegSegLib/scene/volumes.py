@@ -144,20 +144,6 @@ def set_lattice(image: sitk.Image, affine: np.ndarray) -> None:
     image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
 
 
-def resampled(image: sitk.Image, lattice: sitk.Image, way: sitk.Transform, labels: bool, outside: float) -> sitk.Image:
-    """An image on another one's lattice, by a transform from its points; labels stay labels.
-
-    Whole numbers are rounded: SimpleITK by itself cuts their fractions off.
-    """
-    if labels:
-        return sitk.Resample(image, lattice, way, sitk.sitkNearestNeighbor, outside)
-    if image.GetPixelID() in (sitk.sitkFloat32, sitk.sitkFloat64):
-        return sitk.Resample(image, lattice, way, sitk.sitkLinear, outside)
-    return sitk.Cast(
-        sitk.Round(sitk.Resample(image, lattice, way, sitk.sitkLinear, outside, sitk.sitkFloat64)), image.GetPixelID()
-    )
-
-
 def image_affine(image: sitk.Image) -> np.ndarray:
     """Voxel index (i, j, k) → LPS mm of an image."""
     out = np.eye(4)
