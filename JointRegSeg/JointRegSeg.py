@@ -147,6 +147,7 @@ class JointRegSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def exit(self) -> None:
         """Called each time the user opens a different module; a run goes on, and the timer as long as it does."""
         self.setParameterNode(None)
+        self.lung.leave()
 
     def onSceneStartClose(self, caller: object, event: object) -> None:
         """Called just before the scene is closed."""

@@ -21,6 +21,7 @@ from . import packages, words
 from .parameters import Phase
 from .pdf import write_pdf
 from .progress import ProgressPanel
+from .quality import COLORS
 
 #: What the table shows of each region beside the chosen measure: key, digits.
 COLUMNS = (("exhale_ml", 0), ("inhale_ml", 0))
@@ -93,7 +94,7 @@ class LungPanel:
             lung.hide(slicer.mrmlScene, last)
         self._enable()
         made = 0 if self._review is None else self._review.result.get(lung.REPORT).GetMTime()
-        seen = (shown, made, parameters.lungMeasure)
+        seen = (shown, made, parameters.lungMeasure, *([] if self._review is None else self._review.maps))
         if seen != self._seen:
             self._seen = seen
             self._fill()
@@ -111,6 +112,8 @@ class LungPanel:
         return found, None if found is not None else pair
 
     def _enable(self) -> None:
+        if self._parameters is None:
+            return
         reviewing, review, button = self.reviewing, self._review, self.ui.reviewLungsButton
         result, pair = self._scans()
         free = (result is not None or pair is not None) and not self._progress.running
@@ -137,7 +140,9 @@ class LungPanel:
     def _fill(self) -> None:
         """Sentences, list of measures and table."""
         review, ui = self._review, self.ui
-        ui.lungOrderLabel.text = "" if review is None else html.escape(order(review.report))
+        color, text = ("", "") if review is None else judged(review.report)
+        ui.lungOrderLabel.text = text
+        ui.lungOrderLabel.styleSheet = color
         warnings = [] if review is None else review.report["warnings"]
         ui.lungWarningsLabel.text = "⚠ " + "<br>".join(map(html.escape, warnings)) if warnings else ""
         box = ui.lungMeasureSelector
@@ -150,6 +155,7 @@ class LungPanel:
         rows = [] if review is None else review.report["regions"]
         measure = box.itemData(box.currentIndex) if review is not None else None
         title = box.currentText if review is not None else ""
+        title = _("Emphysema / small airways, %") if measure == lung.CLASSES else title
         ui.lungTable.setRowCount(len(rows))
         ui.lungTable.setHorizontalHeaderLabels([_("Region"), _("Exhale, ml"), _("Inhale, ml"), title or _("Measure")])
         for number, row in enumerate(rows):
@@ -162,11 +168,14 @@ class LungPanel:
         """Begin, or cancel."""
         if self._run is not None:
             self._run.cancel()
-            return
+        else:
+            self._begin(*self._scans(), self._parameters.fixedIs)
+
+    def _begin(self, result: SceneResult | None, pair: tuple[Any, Any] | None, fixed_is: Phase) -> None:
+        """Of a result, or of two scans that are registered first, of which the fixed one is that phase."""
         if not packages.ready(self._tell):
             return
         parameters = self._parameters
-        result, pair = self._scans()
         more: dict[str, Any] = {}
         if pair is not None:
             # The lungs begin on each other.
@@ -179,7 +188,7 @@ class LungPanel:
                 result,
                 fixed,
                 moving,
-                parameters.fixedIs.value,
+                fixed_is.value,
                 {"fixed": parameters.fixedLungs, "moving": parameters.movingLungs},
                 {"fixed": parameters.fixedPoints, "moving": parameters.movingPoints},
                 lung.patient_of(fixed) if parameters.namePatient else None,
@@ -190,6 +199,7 @@ class LungPanel:
             return
         if result is not None:
             parameters.result = result.identifier
+        parameters.fixedIs = fixed_is
         self._run = run
         text = _("Review the lungs of '{moving}' and '{fixed}'")
         self._progress.begin(text.format(moving=moving.GetName(), fixed=fixed.GetName()))
@@ -199,12 +209,12 @@ class LungPanel:
         """Below the main button, which may be out of sight, and below this one."""
         self._tell(text)
         self.ui.lungOrderLabel.text = html.escape(text)
+        self.ui.lungOrderLabel.styleSheet = ""
 
     def exchange(self) -> None:
-        """Take the fixed scan for the other phase, and review again."""
-        parameters = self._parameters
-        parameters.fixedIs = Phase.EXHALE if parameters.fixedIs is Phase.INHALE else Phase.INHALE
-        self.review()
+        """Take the fixed scan for the other phase than this review did, and review the same scans again."""
+        was = Phase(self._review.report["reference"])
+        self._begin(self._review.result, None, Phase.EXHALE if was is Phase.INHALE else Phase.INHALE)
 
     def poll(self) -> None:
         """Follow what is under way."""
@@ -228,7 +238,8 @@ class LungPanel:
             self._say(self.ui.statusLabel.text)
             self._on_change()
             return
-        self._progress.end(_("The lungs are reviewed."))
+        text = _("The lungs are reviewed: {verdict}.")
+        self._progress.end(text.format(verdict=words.verdict(run.result.report["verdict"]["color"])))
         result = run.result.result
         self._last = result.identifier, self._logic.worker.starts, run.result.request
         if run.registered:
@@ -245,6 +256,15 @@ class LungPanel:
         """The reading layout of the review."""
         self._lay_out()
         self._try(lambda: lung.show(slicer.mrmlScene, self._review, self._measure()))
+        qt.QTimer.singleShot(0, self._center)  # once more, after the registration's layout was fitted to its views
+
+    def _center(self) -> None:
+        if self._review is not None and self._review.result.get(lung.REPORT) is not None:
+            lung.center(slicer.mrmlScene, self._review)
+
+    def leave(self) -> None:
+        """The user is in another module: what comes meanwhile is not shown over what is done there."""
+        self._parameters = None
 
     def hide(self) -> None:
         """For the reading layout of the registration, which comes in place of the review's."""
@@ -337,8 +357,23 @@ def order(report: dict[str, Any]) -> str:
     return text
 
 
+def judged(report: dict[str, Any]) -> tuple[str, str]:
+    """Style and text of what a review comes to: its verdict with the reasons, and which scan is the inhale."""
+    text = html.escape(order(report))
+    verdict = report.get("verdict")
+    if not isinstance(verdict, dict) or verdict.get("color") not in COLORS:  # users can edit it
+        return "", text
+    background, ink = COLORS[verdict["color"]]
+    reasons = html.escape("; ".join(map(str, verdict.get("reasons", ()))))
+    style = f"background-color: {background}; color: {ink}; padding: 4px;"
+    return style, f"<b>{words.verdict(verdict['color'])}</b> {reasons}<br>{text}"
+
+
 def value(row: dict[str, Any], measure: str | None) -> str:
-    """A region's mean of a measure, with its error where that is known."""
+    """A region's mean of a measure, with its error where that is known; of classes the shares of those that matter."""
+    if measure == lung.CLASSES:
+        shares = row.get("emphysema, %"), row.get("functional small airways disease, %")
+        return "–" if None in shares else " / ".join(f"{share:.1f}" for share in shares)
     mean, error = row.get(measure), row.get(f"{measure}_error")
     if mean is None:
         return "–"

@@ -44,7 +44,8 @@ class ShowPanel:
     def attach(self, result: SceneResult | None, parameters: Any) -> None:
         """Look at another result, or at none."""
         self.result, self._parameters = result, parameters
-        self._shown, self._laid_out = {}, False
+        if result is not None and not self._holds(result):
+            self._shown, self._laid_out = {}, False
         self._fill_segments()
         self.ui.layoutButton.enabled = result is not None
         self.ui.flickerButton.enabled = result is not None
@@ -55,9 +56,16 @@ class ShowPanel:
         ):
             control.enabled = result is None or result.get(role) is not None  # not every model gives all
 
+    def _holds(self, result: SceneResult) -> bool:
+        """Whether the views hold this result, as after one of its nodes was removed, or the module was left."""
+        if self._seen is None or self._seen.identifier != result.identifier:
+            return False
+        return layout.offer(slicer.mrmlScene).GetViewArrangement() == layout.LAYOUT
+
     def forget(self) -> None:
         """The scene is closed: its images need no memory."""
         self.result = self._seen = None
+        self._shown, self._laid_out = {}, False
 
     def suggest_spacing(self) -> None:
         """A spacing that suits the size of the fixed volume; once for each, so that the user's own choice stays."""

@@ -65,7 +65,7 @@ def show(severity: float | str, who: str, found: dict) -> None:
 def occluded(trained: training.Trained, pairs: list[cohort.Pair], folder: Path, motion: str) -> None:
     """Mean occlusion of those diseased and held out, where their tissue is stiff and elsewhere in the lungs."""
     rows = []
-    transforms = prepare.register(pairs, folder / motion / "registrations", "generic", "auto")
+    transforms, _ = prepare.register(pairs, folder / motion / "registrations", "generic", "auto")
     for pair in pairs:
         if pair.split == "test" and pair.diseased:
             lungs = prepare.measured(pair, transforms[pair.case][0])

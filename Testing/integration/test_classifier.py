@@ -223,6 +223,29 @@ def test_registrations_replace_no_table_beside_them(tmp_path, monkeypatch):
     assert [pair["case"] for pair in seen] == ["p100"]
 
 
+@pytest.mark.parametrize("known", [(True, True), (True, False), (False, False)])
+def test_lungs_slide_in_all_registrations_of_a_cohort_or_in_none(tmp_path, monkeypatch, known):
+    """Where only the sick were segmented, the registration would tell the diagnosis."""
+    rows = [
+        {k: v for k, v in person(tmp_path, 100 + i, True).items() if k != "transform"} | {"moving_labels": ""}
+        for i in range(2)
+    ]
+    for row, both in zip(rows, known, strict=True):
+        row["moving_labels"] = row["fixed_labels"] if both else ""
+    pairs, seen = look(write(tmp_path / "lungs.csv", rows))[0], []
+
+    def registers(path: Path, folder: Path, *_: object, **__: object) -> batch.Outcome:
+        seen.extend(bool(pair.get("moving_organs")) for pair in batch.read_pairs(path))
+        return batch.Outcome([], folder)
+
+    monkeypatch.setattr(batch, "run_batch", registers)
+    prepare.register(pairs, tmp_path / "out", "generic", "cpu", sliding=prepare.slides(pairs, "generic"))
+    assert seen == [all(known)] * 2
+    training = {"sliding": True, "people": 2, "registration": "generic"}
+    told = [bool(origin_doubts(training, pair)) for pair in pairs]
+    assert told == [not both for both in known]
+
+
 def test_answers_do_not_mix_with_other_files(trained, tmp_path):
     """Neither with the cohort that is judged nor with anything else."""
     (tmp_path / "cohort").mkdir()

@@ -16,7 +16,7 @@ import SimpleITK as sitk
 import slicer
 from JointRegSegLib import catalog
 from JointRegSegLib.errors import Canceled, InputError, JointRegSegError, OutputError
-from JointRegSegLib.scene import check, registrar, requirements, results, volumes
+from JointRegSegLib.scene import check, registrar, requirements, results, runs, volumes
 from JointRegSegLib.scene.seen import image_of
 from packaging.requirements import Requirement
 from samples import fixed_grid, label_map, motion, moving_grid, thing, volume
@@ -126,6 +126,22 @@ def test_labels_are_refused_wherever_nodes_are_given(logic, scene, pair):
     for call in (logic.registerAndSegment, logic.registerSequence):
         with pytest.raises(InputError, match="is a label map; choose the image it was drawn on"):
             call(inserted, sequence if call == logic.registerSequence else fixed)
+
+
+def test_points_that_were_not_placed_are_no_landmarks(scene):
+    node = markups(scene, np.array([[1.0, 2, 3], [4, 5, 6], [7, 8, 9]]))
+    assert runs.points_of(node) == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    node.SetNthControlPointLabel(1, "carina")
+    node.UnsetNthControlPointPosition(1)
+    with pytest.raises(InputError, match=r"1 of its points are not placed \('carina'\); place or delete"):
+        runs.points_of(node)
+    node.RemoveNthControlPoint(1)
+    node.SetNthControlPointPositionMissing(0)
+    with pytest.raises(InputError, match="1 of its points are not placed"):
+        runs.points_of(node)
+    node.UnsetAllControlPoints()
+    with pytest.raises(InputError, match="2 of its points"):
+        runs.points_of(node)
 
 
 def test_a_list_of_cases_is_called_that(logic, tmp_path):

@@ -152,6 +152,20 @@ def test_the_left_out_are_judged_by_a_network_that_has_not_seen_them(small_cohor
     np.testing.assert_allclose(logits[left_out], alone(torch.from_numpy(x[left_out])), rtol=1e-5)
 
 
+def test_the_baselines_probabilities_are_those_of_a_cohort_with_many_diseased(rng):
+    """Its weights are balanced: of weak measures it would say a half for everybody."""
+    diseased = np.arange(164) < 116
+    x = rng.standard_normal((164, 4)) + np.outer(diseased, (0.2, 0, 0, 0))
+    logits = baseline.nested(x, diseased, 0)
+    fitted = baseline.fitted(x, diseased, tuple("abcd"), 0)
+    entry = baseline.calibrated(fitted, *figures.platt(logits, diseased))
+    z = (x - entry["center"]) / entry["scale"]
+    said = sigmoid(z @ entry["coefficients"] + entry["intercept"])
+    raw = sigmoid(z @ fitted["coefficients"] + fitted["intercept"])
+    assert abs(raw.mean() - 0.5) < 0.03 and abs(said.mean() - diseased.mean()) < 0.03
+    assert np.square(said - diseased).mean() < np.square(raw - diseased).mean() - 0.02
+
+
 def test_the_baseline_in_plain_numbers_is_the_baseline(rng):
     diseased = np.arange(30) < 18
     x = rng.standard_normal((30, 4)) * (1, 5, 0.1, 2) + np.outer(diseased, (2, 0, 0.1, 0)) + 3

@@ -60,13 +60,22 @@ def cells(table, row: int) -> list[str]:
     return [table.item(row, column).text() for column in range(table.columnCount)]
 
 
+def cut_through(scene, center) -> bool:
+    """Whether the first reading view cuts through a place, LPS mm."""
+    from JointRegSegLib.scene import layout, volumes
+
+    matrix = volumes.to_numpy(layout.slice_node(scene, layout.FIXED).GetSliceToRAS())
+    return abs((center * np.array([-1, -1, 1]) - matrix[:3, 3]) @ matrix[:3, 2]) < 0.01
+
+
 def test_from_click_to_reading(scene, breathing, review, click, wait, monkeypatch, tmp_path):
     import qt
-    from JointRegSegLib.scene import layout, lung, volumes
+    from JointRegSegLib.scene import layout, lung
 
     ui, result = breathing.ui, breathing.show.result
     assert not ui.lungLayoutButton.enabled and not ui.lungReportButton.enabled and ui.lungTable.rowCount == 0
-    assert review() == "The lungs are reviewed."
+    assert review() == "The lungs are reviewed: AMBER."
+    assert "<b>AMBER</b>" in ui.lungOrderLabel.text and "#f9a825" in ui.lungOrderLabel.styleSheet
     assert "Inhale: lungs of" in ui.lungOrderLabel.text and "exchange" not in ui.lungOrderLabel.text
     assert "thicker than" in ui.lungWarningsLabel.text
     names = [cells(ui.lungTable, row)[0] for row in range(ui.lungTable.rowCount)]
@@ -76,6 +85,8 @@ def test_from_click_to_reading(scene, breathing, review, click, wait, monkeypatc
     # The reading layout came by itself: the map over the inhale.
     view = layout.composite(scene, layout.COMPARISON)
     assert view.GetForegroundVolumeID() == result.get("lung_map_ventilation").GetID()
+    wait(lambda: True)  # the views get their sizes
+    assert cut_through(scene, lung.find(scene, result).report["regions"][0]["center_mm"])
     assert layout.composite(scene, layout.WARPED).GetBackgroundVolumeID() == result.get("warped").GetID()
     ui.lungMeasureSelector.currentIndex = ui.lungMeasureSelector.findData("strain_1")
     assert view.GetForegroundVolumeID() == result.get("lung_map_strain_1").GetID()
@@ -89,9 +100,10 @@ def test_from_click_to_reading(scene, breathing, review, click, wait, monkeypatc
     # A row's region is in all views.
     row = names.index("upper zone")
     ui.lungTable.cellClicked(row, 1)
-    center = lung.find(scene, result).report["regions"][row]["center_mm"] * np.array([-1, -1, 1])
-    matrix = volumes.to_numpy(layout.slice_node(scene, layout.FIXED).GetSliceToRAS())
-    assert abs((center - matrix[:3, 3]) @ matrix[:3, 2]) < 0.01
+    assert cut_through(scene, lung.find(scene, result).report["regions"][row]["center_mm"])
+    ui.lungMeasureSelector.currentIndex = ui.lungMeasureSelector.findData("parametric_response")
+    assert "Emphysema" in ui.lungTable.horizontalHeaderItem(3).text() and " / " in cells(ui.lungTable, 0)[3]
+    ui.lungMeasureSelector.currentIndex = ui.lungMeasureSelector.findData("strain_1")
 
     outline = result.get("lung_outline").GetDisplayNode()
     assert outline.GetVisibility()
@@ -131,11 +143,38 @@ def test_the_swap_is_offered_and_the_error_told(scene, breathing, review, pair):
     assert "exchange the two" in ui.lungOrderLabel.text and "exchange the two" in ui.lungWarningsLabel.text
     parameters.fixedVolume, parameters.movingVolume = lung.scans(breathing.show.result)
     assert ui.reviewLungsButton.text == "Review lungs"  # what is registered is not registered again
+    parameters.fixedIs = Phase.INHALE  # which that review was not about
     review("exchangeButton")
     assert parameters.fixedIs is Phase.INHALE and "exchange" not in ui.lungOrderLabel.text
     report = lung.find(scene, breathing.show.result).report
     assert "landmarks" in report["error"]["source"] and report["error"]["deviation_mm"] < 0.5
     assert report["patient"]["Volume"] == "I"
+
+
+def test_a_review_that_ends_while_another_module_is_open(scene, breathing, click, wait):
+    """It takes no layout away from what the user does there."""
+    from JointRegSegLib.scene import layout, lung
+
+    result = breathing.show.result
+    layout.offer(scene).SetViewArrangement(1)
+    click(breathing.ui.reviewLungsButton)
+    breathing.exit()
+    wait(lambda: not breathing.lung.busy, 120)
+    assert "reviewed" in breathing.ui.statusLabel.text and lung.find(scene, result) is not None
+    assert layout.offer(scene).GetViewArrangement() == 1
+    breathing.enter()
+    assert breathing.ui.lungTable.rowCount > 3 and breathing.ui.lungLayoutButton.enabled
+
+
+def test_a_result_that_is_removed_meanwhile(scene, breathing, click, wait):
+    from JointRegSegLib.scene import results
+
+    result, before = breathing.show.result, scene.GetNumberOfNodes()
+    click(breathing.ui.reviewLungsButton)
+    results.remove(scene, result)
+    wait(lambda: not breathing.lung.busy, 120)
+    assert "was removed meanwhile" in breathing.ui.statusLabel.text
+    assert scene.GetNumberOfNodes() < before and not scene.GetNodesByName("Lungs").GetNumberOfItems()
 
 
 def test_what_cannot_be_reviewed_is_told(scene, breathing, review, click, wait):
@@ -204,7 +243,7 @@ def test_one_click_registers_and_reviews(scene, widget, pair, click, wait, monke
 
     click(ui.reviewLungsButton)
     wait(lambda: seen.add(ui.progressBar.value) or not widget.lung.busy, 240)
-    assert ui.statusLabel.text == "The lungs are reviewed." and len(seen) > 5
+    assert ui.statusLabel.text.startswith("The lungs are reviewed: ") and len(seen) > 5
     result = widget.show.result
     assert result.report["model"]["name"] == "generic" and parameters.result == result.identifier
     assert lung.is_of(result, parameters.fixedVolume, parameters.movingVolume)

@@ -85,6 +85,33 @@ def test_how_it_is_shown_follows_the_parameters(scene, panel, run, click):
     assert "no warped" in panel.ui.statusLabel.text
 
 
+def test_the_controls_go_on_after_nodes_are_removed_and_after_coming_back(scene, panel, run):
+    from JointRegSegGui.parameters import Comparison
+    from JointRegSegLib.scene import layout
+
+    run()
+    parameters, compared = panel._parameterNode, layout.composite(scene, layout.COMPARISON)
+
+    def play() -> None:
+        panel.ui.playSlider.value = 50
+        panel.ui.playSlider.value = 100  # whose helpers go
+
+    def leave() -> None:
+        panel.exit()
+        panel.enter()
+
+    for act in (play, leave, lambda: scene.RemoveNode(panel.show.result.get("jacobian"))):
+        parameters.comparison = Comparison.BLEND
+        act()
+        parameters.comparison = Comparison.DIFFERENCE
+        assert compared.GetBackgroundVolumeID() == panel.show.result.get("difference").GetID()
+    layout.offer(scene).SetViewArrangement(1)  # the user's own layout, which a control does not replace
+    leave()
+    parameters.comparison = Comparison.BLEND
+    assert layout.offer(scene).GetViewArrangement() == 1
+    assert compared.GetBackgroundVolumeID() == panel.show.result.get("difference").GetID()
+
+
 def test_carrying_over(scene, panel, run, click, pair):
     from JointRegSegGui.parameters import Direction
 
@@ -258,6 +285,11 @@ def test_run_again_beside_or_in_place_of_the_last(scene, panel, run):
     panel.ui.replaceCheckBox.checked = True
     run()
     assert scene.IsNodePresent(first) and not scene.IsNodePresent(second)
+    third = panel.show.result.nodes["warped"]
+    panel._parameterNode.movingVolume = third  # in two steps: the second begins where the first ended
+    run()
+    assert scene.IsNodePresent(third) and panel._parameterNode.movingVolume is third
+    assert any("not replaced" in note for note in panel.show.result.report["notes"])
 
 
 def test_only_what_is_wanted(panel, run):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +98,9 @@ def summary(review: Review) -> str:
     lines += [f"  note: {note}" for note in review.report["notes"]]
     lines.append(f"\n{'':<20}{'exhale, ml':>12}{'inhale, ml':>12}{'J - 1':>18}{'motion, mm':>12}")
     for row in review.rows:
-        change = f"{plain(row['ventilation'], 3)} ± {row['ventilation_error']:.3f}"
+        error = row["ventilation_error"]
+        known = error is not None and math.isfinite(error)  # not where no lung was carried onto a lung
+        change = f"{plain(row['ventilation'], 3)} ± {f'{error:.3f}' if known else 'unknown'}"
         lines.append(
             f"{row['region']:<20}{row['exhale_ml']:>12.0f}{row['inhale_ml']:>12.0f}{change:>18}{row['displacement']:>12.1f}"
         )

@@ -107,7 +107,8 @@ def draw(review: Review) -> Gallery:
 def colors(review: Review) -> dict[str, dict[str, Any]]:
     """How to color the maps elsewhere, by name.
 
-    ``low``, ``high``, RGB ``colors`` from low to high, ``range`` from the least to the greatest value, and ``title``.
+    ``low``, ``high``, RGB ``colors`` from low to high, ``range`` from the least to the greatest value, ``title``, and
+    ``names`` of classes.
     """
     out = {}
     for name, image in review.maps.items():
@@ -120,6 +121,8 @@ def colors(review: Review) -> dict[str, dict[str, Any]]:
         ends = [float(np.nanmin(values)), float(np.nanmax(values))]
         out[name] = {"low": entry.low, "high": entry.high, "colors": table.round(4).tolist()}
         out[name] |= {"range": ends, "title": title}
+        if name == "parametric_response":
+            out[name]["names"] = list(RESPONSES.values())
     return out
 
 

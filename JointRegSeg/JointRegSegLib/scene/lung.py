@@ -20,6 +20,8 @@ from .segments import as_label_maps, layers, mask_of
 
 #: What nodes of a review are in their result: labels, outline, report, and a map for each measure.
 LABELS, OUTLINE, REPORT, MAP = "lung_labels", "lung_outline", "lung_report", "lung_map_"
+#: The measure whose map holds classes, which have names.
+CLASSES = "parametric_response"
 #: Level and width in HU of the window in which lungs are read, and opacity of a map over the scan.
 LEVEL, WIDTH, OPACITY = -600, 1500, 0.7
 #: mm between arrows of the motion.
@@ -159,6 +161,8 @@ class LungRun(runs.Run):
         return runs.passed(stages, stage, fraction)
 
     def _put(self, event: Event) -> LungReview:
+        if self._of is not None and self._of.get("transform") is None:
+            raise RuntimeError("the registration was removed meanwhile")
         event["report"]["versions"]["slicer"] = runs.slicer_version()
         result = self._of or super()._put(event["registration"])
         try:
@@ -265,8 +269,9 @@ def _color(
     table = scene.AddNewNodeByClass("vtkMRMLColorTableNode", scene.GenerateUniqueName(f"{colors['title']} colors"))
     table.SetTypeToUser()
     table.SetNumberOfColors(len(colors["colors"]))
-    for i, color in enumerate(colors["colors"]):
-        table.SetColor(i, str(i), *color, 1.0)
+    names = colors.get("names") or [str(i) for i in range(len(colors["colors"]))]
+    for i, (color, called) in enumerate(zip(colors["colors"], names, strict=True)):
+        table.SetColor(i, called, *color, 1.0)
     results.adopt(result, f"{MAP}{name}_colors", table)
     node.CreateDefaultDisplayNodes()
     display = node.GetDisplayNode()
@@ -391,9 +396,9 @@ def show(scene: slicer.vtkMRMLScene, review: LungReview, measure: str, spacing_m
     display.SetViewNodeIDs([layout.slice_node(scene, tag).GetID() for tag in (layout.WARPED, layout.DEFORMATION)])
     display.SetVisibility(True)
     segment = (outline, outline.GetSegmentation().GetNthSegmentID(0))
-    motion.deformation(scene, result, "glyphs", spacing_mm, segment)
     show_map(scene, review, measure)
-    jump(scene, review.report["regions"][0]["center_mm"])
+    center(scene, review)
+    motion.deformation(scene, result, "glyphs", spacing_mm, segment)
 
 
 def show_map(scene: slicer.vtkMRMLScene, review: LungReview, measure: str) -> None:
@@ -409,7 +414,8 @@ def show_map(scene: slicer.vtkMRMLScene, review: LungReview, measure: str) -> No
         legend(node, "", "", False)
     described = review.report["measures"][measure]
     title = described["unit"] or (described["formula"] if len(described["formula"]) < 8 else "no unit")
-    legend(chosen, title, "%.2g", True, RIGHT)
+    classes = measure == CLASSES
+    legend(chosen, described["title"] if classes else title, "" if classes else "%.2g", True, RIGHT)
     view = layout.composite(scene, layout.COMPARISON)
     view.SetForegroundVolumeID(chosen.GetID())
     view.SetForegroundOpacity(OPACITY)
@@ -425,6 +431,11 @@ def hide(scene: slicer.vtkMRMLScene, review: LungReview) -> None:
     view = layout.composite(scene, layout.COMPARISON)
     if view.GetForegroundVolumeID() in {node.GetID() for node in review.maps.values()}:
         view.SetForegroundVolumeID(None)
+
+
+def center(scene: slicer.vtkMRMLScene, review: LungReview) -> None:
+    """Let the reading views cut through the middle of the lungs."""
+    jump(scene, review.report["regions"][0]["center_mm"])
 
 
 def jump(scene: slicer.vtkMRMLScene, center: list[float]) -> None:

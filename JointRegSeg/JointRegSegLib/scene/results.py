@@ -35,7 +35,7 @@ _TITLES = {
     "jacobian": "Jacobian map",
     "agreement": "agreement map",
 }
-_REGISTER = "register again to get it"
+_REGISTER, _REVIEW = "register again to get it", "review the lungs again to get it"
 _CURES = {
     "inverse": "tick Inverse transform under Advanced, Outputs, and register again",
     "jacobian": "tick Jacobian map under Advanced, Outputs, and register again",
@@ -91,7 +91,8 @@ class SceneResult:
         """
         node = self.get(role)
         if node is None:
-            title, cure = _TITLES.get(role, role.replace("_", " ")), _CURES.get(role, _REGISTER)
+            again = _REVIEW if role.startswith("lung_") else _REGISTER
+            title, cure = _TITLES.get(role, role.replace("_", " ")), _CURES.get(role, again)
             raise InputError(f"the result has no {title} in the scene; {cure}")
         return node
 

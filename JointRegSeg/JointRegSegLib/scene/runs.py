@@ -57,17 +57,27 @@ def check_options(options: Iterable[str]) -> None:
 
 
 def points_of(node: slicer.vtkMRMLMarkupsNode) -> list[list[float]]:
-    """Control points of a markups node where they are seen, LPS mm.
+    """Control points of a markups node where they are seen, LPS mm; not the one that is just being placed.
 
     Raises
     ------
     InputError
-        If it is no markups node, or has no points.
+        If it is no markups node, or has no points, or some that were not placed: left out, those after them would
+        correspond to others.
     """
     if not (hasattr(node, "IsA") and node.IsA("vtkMRMLMarkupsNode")) or node.GetNumberOfControlPoints() == 0:
         raise InputError("points are markups nodes with at least one point; place points, or leave them out")
     out, place = [], [0.0] * 3
-    for i in range(node.GetNumberOfControlPoints()):
+    states = [node.GetNthControlPointPositionStatus(i) for i in range(node.GetNumberOfControlPoints())]
+    missing = [i for i, state in enumerate(states) if state not in (node.PositionDefined, node.PositionPreview)]
+    if missing or node.PositionDefined not in states:
+        named = ", ".join(f"'{node.GetNthControlPointLabel(i)}'" for i in missing[:3])
+        raise InputError(
+            f"'{node.GetName()}': {len(missing)} of its points are not placed ({named}); place or delete them"
+            if missing
+            else f"'{node.GetName()}': no point is placed; place points, or leave them out"
+        )
+    for i in (i for i, state in enumerate(states) if state == node.PositionDefined):
         node.GetNthControlPointPositionWorld(i, place)
         out.append([-place[0], -place[1], place[2]])
     return out
@@ -246,9 +256,13 @@ class Run:
                 reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
                 self._fail(JointRegSegError(f"the result could not be put into the scene ({reason[0]}); run it again"))
                 return
-            if self._replaced is not None:
+            if self._replaced is not None and not self._needs(self._replaced):
                 results.remove(self._scene, self._replaced)
             self._clean()
+
+    def _needs(self, other: results.SceneResult) -> bool:
+        """Whether a volume of another result was registered, as the second of two steps begins where the first ends."""
+        return any(node in (self._fixed, self._moving) for node in other.nodes.values())
 
     def _put(self, event: Event) -> results.SceneResult:
         """Into the scene, with what Slicer makes of the transform node beside what was computed."""
@@ -264,6 +278,8 @@ class Run:
             )
         if self._places_now() != self._places:
             report["notes"].append("a volume was moved meanwhile; the result fits where it was, so run it again")
+        if self._replaced is not None and self._needs(self._replaced):
+            report["notes"].append("the last result was not replaced, for a volume of it was registered")
         report["started"] = self._started
         report["versions"]["slicer"] = slicer_version()
         for side, named in self._inputs.items():

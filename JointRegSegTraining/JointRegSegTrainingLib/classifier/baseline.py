@@ -44,3 +44,14 @@ def fitted(measures: np.ndarray, diseased: np.ndarray, names: tuple[str, ...], s
         "intercept": float(logistic.intercept_[0]),
         "strength": float(logistic.C),
     }
+
+
+def calibrated(entry: dict[str, Any], slope: float, intercept: float) -> dict[str, Any]:
+    """A `fitted` model whose logits are turned into probabilities by a calibration.
+
+    Balanced weights give each diagnosis a half, however common it is.
+    """
+    return entry | {
+        "coefficients": [slope * value for value in entry["coefficients"]],
+        "intercept": slope * entry["intercept"] + intercept,
+    }

@@ -57,7 +57,8 @@ def classify(
     except OSError as error:
         raise OutputError(f"{folder}: cannot be created ({error.strerror}); name another folder") from None
     model = classifier.card["training"]["registration"]
-    transforms, failed = prepare.register(pairs, registrations or folder / "registrations", model, device_name)
+    where, sliding = registrations or folder / "registrations", classifier.card["training"].get("sliding", True)
+    transforms, failed = prepare.register(pairs, where, model, device_name, sliding=sliding)
     outcome = Outcome(failed=failed)
     for number, pair in enumerate(pairs):
         if pair.case in transforms:
@@ -110,4 +111,9 @@ def origin_doubts(training: Mapping[str, Any], pair: Pair) -> list[str]:
     if pair.transform is not None and given == 0:
         found = f"the networks learned from what {training['registration']} found, this transform was given"
         return [f"{found}: motion of the two may differ"]
+    if pair.transform is None and training.get("sliding") and not pair.moving_labels:
+        return [
+            "the networks learned from lungs that slide along the wall, which this pair's did not, for want of "
+            "moving_labels: motion at the wall may differ"
+        ]
     return []

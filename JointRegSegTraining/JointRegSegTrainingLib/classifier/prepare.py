@@ -45,13 +45,22 @@ class Prepared:
 Registered = dict[str, tuple[Path, str | None]]
 
 
+def slides(pairs: Sequence[Pair], model: str) -> bool:
+    """Whether the lungs of a cohort slide along the wall as they are registered: those of all its pairs, or of none.
+
+    It takes the lungs of both scans. Where only some pairs have them, for instance of the sick, the registration would
+    tell the diagnosis.
+    """
+    return model == GENERIC and all(p.fixed_labels and p.moving_labels for p in pairs if p.transform is None)
+
+
 def register(
-    pairs: Sequence[Pair], folder: Path, model: str, device_name: str, workers: int = 1
+    pairs: Sequence[Pair], folder: Path, model: str, device_name: str, workers: int = 1, sliding: bool = True
 ) -> tuple[Registered, dict[str, str]]:
     """Transform and verdict of each case; those that the cohort names no transform for are registered in ``folder``.
 
     The folder is one of `jointregseg batch`: cases that it holds already are kept. The reasons of cases that fail are
-    returned beside.
+    returned beside. With ``sliding`` lungs slide along the wall wherever those of both scans are known.
     """
     found: Registered = {p.case: (p.transform, None) for p in pairs if p.transform}
     missing = [pair for pair in pairs if pair.transform is None]
@@ -64,7 +73,7 @@ def register(
         rows.writerow(_BATCH + _SLIDING)
         for pair in missing:
             both = (pair.fixed_labels, pair.moving_labels)
-            organs = both if model == GENERIC and all(both) else ("", "")
+            organs = both if sliding and model == GENERIC and all(both) else ("", "")
             rows.writerow([*(getattr(pair, column) or "" for column in _BATCH), *organs])
     options = {"model": model, "device_name": device_name}
     outcome = batch.run_batch(table, folder, options, finished=_say, workers=workers)

@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from JointRegSegLib.catalog import GENERIC
 from JointRegSegLib.errors import InputError, OutputError
 from JointRegSegLib.lung.classifier import CARD, WEIGHTS, Classifier, likeness_entry, sigmoid, write_classifier
 from JointRegSegLib.lung.features import Recipe
 from JointRegSegLib.lung.record import checksum
 from JointRegSegLib.output import check_free
+from JointRegSegLib.terminal import say
 
 from ..cohort import listed
 from . import baseline, figures, networks, prepare, report
@@ -99,7 +101,10 @@ def train_classifier(
     except OSError as error:
         raise OutputError(f"{folder}: cannot be created ({error.strerror}); name another folder") from None
     where = registrations or folder / REGISTRATIONS
-    transforms, failed = prepare.register(pairs, where, settings.model, settings.device_name, settings.workers)
+    sliding = prepare.slides(pairs, settings.model)
+    if not sliding and settings.model == GENERIC and any(p.moving_labels for p in pairs if p.transform is None):
+        say("not all pairs have moving_labels, so that the lungs of none slide along the wall as they are registered")
+    transforms, failed = prepare.register(pairs, where, settings.model, settings.device_name, settings.workers, sliding)
     if failed:
         raise InputError(listed("the cohort", [f"{case}: {reason}" for case, reason in failed.items()]))
     cohort = prepare.gather(pairs, transforms, settings.recipe, folder / FEATURES, stage("prepare"))
@@ -111,11 +116,12 @@ def train_classifier(
     members, logits = networks.cross_validated(x, y, schedule, stage("train"))
     calibration = figures.calibration(logits, y, seed)
     base_logits = baseline.nested(m, y, seed)
-    base = baseline.fitted(m, y, cohort.names, seed)
-    probability = {"network": figures.calibrated_apart(logits, y, seed), "baseline": sigmoid(base_logits)}
+    base = baseline.calibrated(baseline.fitted(m, y, cohort.names, seed), *figures.platt(base_logits, y))
+    both_logits = {"network": logits, "baseline": base_logits}
+    probability = {name: figures.calibrated_apart(raw, y, seed) for name, raw in both_logits.items()}
     found: dict[str, Any] = {"cross_validation": {k: figures.figures(y, p, seed) for k, p in probability.items()}}
     # The AUC of answers as they are: another calibration for each person would put people in another order.
-    for name, raw in (("network", logits), ("baseline", base_logits)):
+    for name, raw in both_logits.items():
         found["cross_validation"][name]["auc"] = figures.figures(y, sigmoid(raw), seed)["auc"]
     found["reliability"] = {name: figures.reliability(y, p) for name, p in probability.items()}
     found["permutation"] = {
@@ -149,6 +155,7 @@ def train_classifier(
             "people": int(train.sum()),
             "diseased": int(y.sum()),
             "registration": settings.model,
+            "sliding": sliding,
             "given_transforms": sum(bool(pair.transform) for pair in pairs if pair.split == "train"),
             # By which `classify` knows them again, without a name.
             "seen": [checksum(path) for p in pairs if p.split == "train" for path in (p.fixed, p.moving)],
