@@ -117,10 +117,10 @@ def run(task: str, words: Sequence[str]) -> int:
     `jointregseg` itself finds its subcommands for training by the metadata of an installed package, which Slicer's
     Python does not have.
     """
-    from JointRegSegLib.cli import guarded
+    from JointRegSegLib.cli import Parser, guarded
     from JointRegSegTrainingLib.commands import COMMANDS
 
-    options = argparse.ArgumentParser(prog=f"jointregseg {task}")
+    options = Parser(prog=f"jointregseg {task}")
     COMMANDS[task](options)
     try:
         arguments = options.parse_args(words)

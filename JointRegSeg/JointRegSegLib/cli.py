@@ -84,7 +84,7 @@ def with_cure(text: str, option: str | None, arguments: argparse.Namespace) -> s
     return f"{text} ({cure})" if cure and has else text
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Tells what is wrong with the options in one line, as all errors are told."""
 
     def error(self, message: str) -> NoReturn:
@@ -92,7 +92,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="jointregseg", description="Register and segment two volumes at once. For research use only.")
+    parser = Parser(prog="jointregseg", description="Register and segment two volumes at once. For research use only.")
     parser.add_argument("--version", action="version", version=f"jointregseg {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 

@@ -288,12 +288,17 @@ def grid_of(image: sitk.Image) -> Grid:
     return Grid.from_geometry(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
 
 
+#: Endings of what is an image by itself, or none.
+_WHOLE = (".nii", ".nii.gz", ".nrrd", ".mha", ".csv", ".json", ".txt")
+
+
 def parts_of(path: Path) -> list[Path]:
     """The files that an image lies in: a folder's, or of a header and voxels those of one name but for the ending."""
     if path.is_dir():
         return sorted(path.iterdir())
     if paired := re.fullmatch(r"(.*)\.(mhd|nhdr|(hdr|img)(\.gz)?)", path.name, re.IGNORECASE):
-        return sorted(path.parent.glob(f"{glob.escape(paired[1])}.*"))
+        beside = path.parent.glob(f"{glob.escape(paired[1])}.*")
+        return sorted(p for p in beside if not p.name.lower().endswith(_WHOLE))  # which are others of the same name
     return [path]
 
 

@@ -75,7 +75,8 @@ def check_free(
     if strangers or (there and report not in there):
         why = f"holds '{min(strangers)}'" if strangers else f"has no {report}"
         raise OutputError(
-            f"{where}: is not the folder of a result, for it {why}, and will not be replaced; name another one"
+            f"{where}: is not the folder of a result, for it {why}, and will not be replaced; remove it, or name "
+            "another one"
         )
     if there and not overwrite:
         raise OutputError(f"{where}: exists already; replace it, or name another folder", "overwrite")

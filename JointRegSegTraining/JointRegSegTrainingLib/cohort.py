@@ -223,7 +223,7 @@ def of_folder(
     try:
         whose, wanted = re.compile(subject), re.compile(only)
     except re.error as error:
-        raise InputError(f"'{subject}' or '{only}' is no regular expression ({error})") from None
+        raise InputError(f"'{error.pattern}' is no regular expression ({error}); see --subject and --only") from None
     # Hidden files are those of file managers and archives, which name them after what they are about.
     images = sorted(p for p in (folder / "images").glob("[!.]*") if p.name.lower().endswith(IMAGES))
     images = [p for p in images if wanted.search(stem(p))]
@@ -259,7 +259,10 @@ def split(names: Sequence[str], validation: int, test: int, seed: int = 0, fold:
     """
     aside, of = (test, "test") if test else (validation, "validation")
     if validation + test >= len(names):
-        raise InputError(f"{len(names)} subjects are too few for {validation} in validation and {test} in test")
+        raise InputError(
+            f"{len(names)} subjects are too few for {validation} in validation and {test} in test; ask for fewer "
+            "(--validation, --test)"
+        )
     if fold and (fold + 1) * aside > len(names):
         count = len(names) // aside if aside else 1
         raise InputError(f"fold {fold}: with {aside} of {len(names)} subjects in {of} there are {count}")

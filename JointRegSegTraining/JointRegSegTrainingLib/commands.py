@@ -106,14 +106,16 @@ def _train(arguments: argparse.Namespace) -> int:
     from . import cohort, plan, subjects
     from .journal import Journal
     from .runs import alone, settled
-    from .trainer import Trainer, build
+    from .trainer import Trainer, build, check_folder
 
     source = plan.find(arguments.config)
     entries = plan.read_entries(source, arguments.changes)
     chosen = device.choose(arguments.device)
     made = plan.from_entries(entries, str(source))
     made = settled(made, arguments.output, chosen)
-    build(made)  # so that what does not fit is told before all images are read
+    # What does not fit is told before all images are read.
+    check_folder(arguments.output, made)
+    build(made)
     start = models.load(models.find(arguments.start)) if arguments.start else None
     rows, problems = cohort.look(arguments.cohort)
     problems += cohort.check_training(rows)
@@ -122,12 +124,15 @@ def _train(arguments: argparse.Namespace) -> int:
     loaded = list(zip(there, subjects.load(there, made, arguments.cohort, problems), strict=True))
     train, validation = ([s for row, s in loaded if row.split == split] for split in ("train", "validation"))
     del loaded
-    cohort.require_same(arguments.output / "cohort.csv", rows)
+    if (arguments.output / "state.pt").exists():
+        cohort.require_same(arguments.output / "cohort.csv", rows)
     run = Trainer(made, train, arguments.output, str(chosen), start, arguments.references)
     if not run.accelerator.is_main_process:
         run.run(arguments.max_minutes, arguments.every)
         run.leave()
         return 0
+    if not any(s.known.any() for s in train) and (made.weights.overlap or made.weights.segmentation):
+        say("no training image has labels: overlap and segmentation will not be learned")
     if start is not None and run.step == 0:
         say("begins with {} of {} arrays of weights of '{}'".format(*run.taken, arguments.start))
     elif start is not None:
@@ -210,7 +215,12 @@ def _export(arguments: argparse.Namespace) -> int:
         print(f"warning: {arguments.folder}: {left} steps of its training are left; train to its end", file=sys.stderr)
     with TemporaryDirectory() as folder:
         bundle = export_bundle(arguments.folder, arguments.output or Path(folder), arguments.card, arguments.pairs)
-        place = arguments.output or catalog.user_folder() / catalog.install(Path(folder), replace=True)
+        place = arguments.output
+        if place is None:
+            there = (catalog.user_folder() / bundle.name).exists()
+            place = catalog.user_folder() / catalog.install(Path(folder), replace=True)
+            if there:
+                print(f"'{bundle.name}' was there before, and is replaced by this one", file=sys.stderr)
     for key, value in bundle.manifest["validation"]["figures"].items():
         print(f"{key:<14}{value:.4f}")
     print(place)
@@ -288,14 +298,14 @@ def _make_references(arguments: argparse.Namespace) -> int:
         origin = shapes.origin_of(made) | {shapes.TOWARD: toward}
         template = make_points(labels, settings, arguments.output, arguments.processes, told, origin)
         if arguments.pairs:
-            pairs = cohort.random_pairs(list(labels), arguments.pairs)
+            pairs = cohort.random_pairs(list(labels), arguments.pairs, owners=[s.owner for s in drawn])
             PairVelocities(arguments.output).make(pairs, arguments.processes, told)
     if bare := len(learned) - len(drawn):
         print(
             f"{bare} training image{'s' * (bare != 1)} without all labels left out, here and in training",
             file=sys.stderr,
         )
-    print(f"{arguments.output}: {len(labels)} subjects matched to {template}")
+    print(f"{arguments.output}: {len(labels)} images matched to {template}")
     return 0
 
 

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -183,7 +184,11 @@ def from_entries(entries: dict[str, Any], origin: str) -> Plan:
     """
     import jsonschema
 
-    errors = sorted(jsonschema.Draft202012Validator(schema()).iter_errors(entries), key=lambda e: list(e.path))
+    kind = jsonschema.Draft202012Validator
+    # By itself a schema takes 2.0 for a whole number, which torch and Python do not.
+    strict = kind.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
+    checked = jsonschema.validators.extend(kind, type_checker=strict)(schema())
+    errors = sorted(checked.iter_errors(entries), key=lambda e: list(e.path))
     problems = [_told(error) for error in errors] + [f"{key}: is no finite number" for key in _infinite(entries)]
     if problems:
         raise InputError(f"{origin}: " + "; ".join(problems))
@@ -318,7 +323,12 @@ def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
 
 def _told(error: Any) -> str:
     key = ".".join(str(part) for part in error.absolute_path) or "the plan"
-    return f"{key}: {error.message}"
+    if error.validator != "additionalProperties":
+        return f"{key}: {error.message}"
+    known = error.schema["properties"]
+    near = [name for wrong in error.instance if wrong not in known for name in get_close_matches(wrong, known, 1)]
+    meant = f"did you mean {' and '.join(near)}?" if near else f"known are {', '.join(known)}"
+    return f"{key}: {error.message}; {meant}"
 
 
 def _tuples(entries: dict[str, Any]) -> dict[str, Any]:

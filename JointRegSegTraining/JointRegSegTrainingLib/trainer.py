@@ -135,6 +135,8 @@ def check_folder(folder: Path, plan: Plan) -> None:
             if folder.exists() and any(not p.name.startswith(".") for p in folder.iterdir()):
                 raise OutputError(f"{folder}: is not empty and holds no training run; name another folder")
             return
+        if not (folder / "state.pt").exists():
+            return  # it was broken off before anything was learned
         # Entries that an earlier version did not know are as they are by default.
         found = asdict(from_entries(json.loads(path.read_text(encoding="utf-8")), str(path)))
     except OSError as error:
@@ -274,8 +276,8 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         if not (torch.isfinite(loss) and torch.isfinite(norm)):
             raise InputError(
-                f"step {self.step + 1}: the loss is no longer finite; begin again with a lower 'rate' than "
-                f"{self.plan.rate:g}, or look at what the weights ask for"
+                f"step {self.step + 1}: the loss is no longer finite; begin again in another folder, with a lower "
+                f"'rate' than {self.plan.rate:g}, or look at what the weights ask for"
             )
         self.optimizer.step()
         self.step += 1
@@ -342,8 +344,8 @@ class Trainer:
             return
         if not all(value.isfinite().all() for value in self.network.state_dict().values()):
             raise InputError(
-                f"step {self.step}: weights are no longer finite; begin again with a lower 'rate' than "
-                f"{self.plan.rate:g}"
+                f"step {self.step}: weights are no longer finite; begin again in another folder, with a lower 'rate' "
+                f"than {self.plan.rate:g}"
             )
         state = {
             "network": self.network.state_dict(),
@@ -367,7 +369,7 @@ class Trainer:
 
     def _keep_plan(self) -> None:
         plan_file = self.folder / "plan.json"
-        if self.accelerator.is_main_process and not plan_file.exists():
+        if self.accelerator.is_main_process and not (self.folder / "state.pt").exists():
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 plan_file.write_text(json.dumps(asdict(self.plan), indent=1), encoding="utf-8")

@@ -87,7 +87,7 @@ def test_an_image_without_labels_is_left_out(made, plan, shell, tmp_path):
     cohort.write(tmp_path / "c.csv", rows)
     words = ["--config", made["config"], "--cohort", tmp_path / "c.csv"]
     code, said, error = shell("make-references", *words, "--output", tmp_path / "made", "--processes", 1)
-    assert code == 0 and "3 subjects matched" in said
+    assert code == 0 and "3 images matched" in said
     assert "1 training image without all labels left out" in error
     words += ["--references", tmp_path / "made", "--set", "steps=2", "--set", "pairs=1", "--device", "cpu"]
     code, _, error = shell("train", *words, "--output", tmp_path / "run")

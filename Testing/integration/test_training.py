@@ -196,7 +196,7 @@ def test_partial_and_missing_labels_train(subjects, tmp_path):
 
 
 def test_another_plan_does_not_go_on(subjects, tmp_path):
-    trainer.Trainer(SHORT, subjects, tmp_path)
+    trainer.Trainer(SHORT, subjects, tmp_path).save()
     with pytest.raises(InputError, match="another plan, which differs in rate; choose another folder"):
         trainer.Trainer(replace(SHORT, rate=1e-4), subjects, tmp_path)
     kept = json.loads((tmp_path / "plan.json").read_text(encoding="utf-8"))
@@ -206,6 +206,17 @@ def test_another_plan_does_not_go_on(subjects, tmp_path):
     trainer.Trainer(SHORT, subjects, tmp_path)
 
 
+def test_a_run_without_a_checkpoint_begins_anew_with_any_plan(subjects, tmp_path):
+    """It was broken off before anything was learned: what it was about does not matter."""
+    trainer.Trainer(SHORT, subjects, tmp_path)
+    assert not (tmp_path / "state.pt").exists()
+    run = trainer.Trainer(replace(SHORT, rate=1e-4), subjects, tmp_path)
+    run.save()
+    assert json.loads((tmp_path / "plan.json").read_text(encoding="utf-8"))["rate"] == 1e-4
+    with pytest.raises(InputError, match="another plan, which differs in rate"):
+        trainer.Trainer(SHORT, subjects, tmp_path)
+
+
 def test_folders_that_hold_no_run(subjects, tmp_path):
     file, full, damaged = tmp_path / "file", tmp_path / "full", tmp_path / "damaged"
     file.write_text("mine", encoding="utf-8")
@@ -213,6 +224,7 @@ def test_folders_that_hold_no_run(subjects, tmp_path):
         folder.mkdir()
     (full / "thesis.txt").write_text("mine", encoding="utf-8")
     (damaged / "plan.json").write_text("{", encoding="utf-8")
+    (damaged / "state.pt").touch()
     for place, words in (
         (file, "cannot be a run's folder"),
         (file / "below", "cannot be "),
@@ -444,7 +456,7 @@ def test_weights_that_are_not_finite_are_not_kept(subjects, tmp_path):
     run.save()
     with torch.no_grad():
         next(run.network.parameters()).fill_(float("nan"))
-    with pytest.raises(InputError, match="weights are no longer finite; begin again with a lower 'rate'"):
+    with pytest.raises(InputError, match="weights are no longer finite; begin again in another folder"):
         run.save()
     assert all(v.isfinite().all() for v in trainer.read_state(tmp_path / "run")["network"].values())
 

@@ -23,7 +23,10 @@ class Pairs:
         if len(set(owners)) < 2:
             raise InputError("two subjects at least make a pair")
         if len(subjects) < 2 * plan.pairs:
-            raise InputError(f"{len(subjects)} images are too few for batches of {plan.pairs} pairs; lower 'pairs'")
+            raise InputError(
+                f"{len(subjects)} images are too few for batches of {plan.pairs} pairs, which take {2 * plan.pairs}; "
+                "lower 'pairs'"
+            )
         # As many of one person as there are pairs can be in a batch, one in each pair.
         if sum(min(owners.count(owner), plan.pairs) for owner in set(owners)) < 2 * plan.pairs:
             raise InputError(f"too many images are of one subject for {plan.pairs} pairs of two people; lower 'pairs'")
