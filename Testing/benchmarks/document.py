@@ -59,7 +59,10 @@ def main() -> int:
         said,
         "Dice30 is that of the 30 % of pairs that were hardest before. Seconds of our methods",
     ]
-    parts += ["are those of the estimation; in all means with reading, the exact inverse, resampling and checks.", ""]
+    parts += [
+        "are those of the estimation; 'in all' is with reading, the exact inverse, resampling and checks, where it is told.",
+        "",
+    ]
     for found in sorted(every, key=lambda found: "columns" in found):
         parts += chapter(found, folder)
     (folder / "README.md").write_text("\n".join(parts), encoding="utf-8")
