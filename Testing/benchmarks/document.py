@@ -60,7 +60,7 @@ def main() -> int:
         "Dice30 is that of the 30 % of pairs that were hardest before. Seconds of our methods",
     ]
     parts += [
-        "are those of the estimation; 'in all' is with reading, exact inverse, resampling and checks, where it is told.",
+        "are those of the estimation; 'in all', where it is told, is with reading, exact inverse, resampling, checks.",
         "",
     ]
     for found in sorted(every, key=lambda found: "columns" in found):
