@@ -21,7 +21,7 @@ from . import packages, words
 from .parameters import Phase
 from .pdf import write_pdf
 from .progress import ProgressPanel
-from .quality import COLORS
+from .quality import banner
 
 #: What the table shows of each region beside the chosen measure: key, digits.
 COLUMNS = (("exhale_ml", 0), ("inhale_ml", 0))
@@ -140,9 +140,9 @@ class LungPanel:
     def _fill(self) -> None:
         """Sentences, list of measures and table."""
         review, ui = self._review, self.ui
-        color, text = ("", "") if review is None else judged(review.report)
+        style, text = ("", "") if review is None else judged(review.report)
         ui.lungOrderLabel.text = text
-        ui.lungOrderLabel.styleSheet = color
+        ui.lungOrderLabel.styleSheet = style
         warnings = [] if review is None else review.report["warnings"]
         ui.lungWarningsLabel.text = "⚠ " + "<br>".join(map(html.escape, warnings)) if warnings else ""
         box = ui.lungMeasureSelector
@@ -360,13 +360,11 @@ def order(report: dict[str, Any]) -> str:
 def judged(report: dict[str, Any]) -> tuple[str, str]:
     """Style and text of what a review comes to: its verdict with the reasons, and which scan is the inhale."""
     text = html.escape(order(report))
-    verdict = report.get("verdict")
-    if not isinstance(verdict, dict) or verdict.get("color") not in COLORS:  # users can edit it
+    try:
+        style, verdict = banner(report["verdict"])
+    except (KeyError, TypeError):
         return "", text
-    background, ink = COLORS[verdict["color"]]
-    reasons = html.escape("; ".join(map(str, verdict.get("reasons", ()))))
-    style = f"background-color: {background}; color: {ink}; padding: 4px;"
-    return style, f"<b>{words.verdict(verdict['color'])}</b> {reasons}<br>{text}"
+    return style, f"{verdict}<br>{text}"
 
 
 def value(row: dict[str, Any], measure: str | None) -> str:

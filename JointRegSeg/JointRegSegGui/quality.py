@@ -67,14 +67,13 @@ class QualityPanel:
         report = result.report
         try:
             rows = table(report)
-            background, text = COLORS[result.verdict]
-            reasons = html.escape("; ".join(report["verdict"]["reasons"]))
+            style, text = banner(report["verdict"])
         except (KeyError, TypeError, ValueError, AttributeError):  # users can edit it
             self.clear()
             return
         notice = _("For research use only. Not for clinical diagnosis or treatment.")
-        self.ui.verdictLabel.text = f"<b>{words.verdict(result.verdict)}</b> {reasons}<br>{notice}"
-        self.ui.verdictLabel.styleSheet = f"background-color: {background}; color: {text}; padding: 4px;"
+        self.ui.verdictLabel.text = f"{text}<br>{notice}"
+        self.ui.verdictLabel.styleSheet = style
         self.ui.resultsTable.setRowCount(len(rows))
         for number, row in enumerate(rows):
             for column, entry in enumerate(row):
@@ -83,6 +82,20 @@ class QualityPanel:
                 self.ui.resultsTable.setItem(number, column, item)
         self.ui.resultsTable.resizeColumnToContents(0)
         self.ui.resultsTable.resizeRowsToContents()
+
+
+def banner(verdict: dict[str, Any]) -> tuple[str, str]:
+    """Style of a label, and rich text: a verdict in a word, with its reasons.
+
+    Raises
+    ------
+    KeyError, TypeError
+        If it is none: users can edit reports.
+    """
+    background, ink = COLORS[verdict["color"]]
+    reasons = html.escape("; ".join(verdict["reasons"]))
+    style = f"background-color: {background}; color: {ink}; padding: 4px;"
+    return style, f"<b>{words.verdict(verdict['color'])}</b> {reasons}"
 
 
 def explained(title: str) -> str:

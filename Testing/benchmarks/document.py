@@ -52,14 +52,11 @@ def main() -> int:
     for found in measured:
         (kept / f"{_name(found)}.json").write_text(json.dumps(_rounded(found)) + "\n", encoding="utf-8")
     every = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(kept.glob("*.json"))]
-    said = "Written by `document.py`; do not edit. Means over people not trained on, unless a line says so;"
     parts = [
         "# Benchmarks",
         "",
-        said,
+        "Written by `document.py`; do not edit. Means over people not trained on, unless a line says so;",
         "Dice30 is that of the 30 % of pairs that were hardest before. Seconds of our methods",
-    ]
-    parts += [
         "are those of the estimation; 'in all', where it is told, is with reading, exact inverse, resampling, checks.",
         "",
     ]

@@ -113,7 +113,8 @@ def colors(review: Review) -> dict[str, dict[str, Any]]:
     out = {}
     for name, image in review.maps.items():
         entry = _colors(name, image)
-        table = entry.colors(np.linspace(0, 1, len(CLASSES) if name == "parametric_response" else 256))[:, :3]
+        names = list(RESPONSES.values()) if name == "parametric_response" else []
+        table = entry.colors(np.linspace(0, 1, len(names) or 256))[:, :3]
         if entry.colors is _EXPANSION:
             table[0] = to_rgb(BELOW)  # what is below the end has the color of the end
         title = f"{_described(name).title}{' (mm)' if _described(name).unit else ''}"
@@ -121,8 +122,8 @@ def colors(review: Review) -> dict[str, dict[str, Any]]:
         ends = [float(np.nanmin(values)), float(np.nanmax(values))]
         out[name] = {"low": entry.low, "high": entry.high, "colors": table.round(4).tolist()}
         out[name] |= {"range": ends, "title": title}
-        if name == "parametric_response":
-            out[name]["names"] = list(RESPONSES.values())
+        if names:
+            out[name]["names"] = names
     return out
 
 
