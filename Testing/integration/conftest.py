@@ -88,6 +88,12 @@ def people(folder: Path, count: int, plan: Plan = PLAN) -> list[Subject]:
     return load(cohort.of_folder(folder, 2, 3)[:count], plan)
 
 
+@pytest.fixture(scope="module")
+def subjects(cohort_folder) -> list[Subject]:
+    """Six people of the cohort, for a training without the command."""
+    return people(cohort_folder, 6)
+
+
 @pytest.fixture(scope="session")
 def cohort_file(cohort_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The CSV of the twelve, by ``jointregseg cohort``: seven to train on, two to validate and three to test on."""
