@@ -4,8 +4,7 @@ Every pair of images with a lung labeled in both, on the working lattice: where 
 with the deformation alone, and with both, as one network gives them, which is not trained anew without; and how well it
 segments the fixed image. Pairs of one person are inhale and exhale. "Held out" are pairs of people whom the model was
 not trained on, by its own list, and "one held out" those of such a person with another. The cohort is the one that
-lung_cohort.py writes. A network that was trained without an affine part (arguments.linear=false) may be named beside
-the model.
+lung_cohort.py writes. affine.py trains networks with an affine part and without.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+import lung_cohort
 import numpy as np
 import torch
 from JointRegSegLib import fields, metrics, models
@@ -36,7 +36,7 @@ def main() -> int:
     arguments = parser.parse_args()
     source = plan.find("lung-breathing")
     made = plan.from_entries(plan.read_entries(source), str(source))
-    rows = [row for row in cohort.read(arguments.cohort) if row.labels and not row.subject.startswith("phantom")]
+    rows = [row for row in cohort.read(arguments.cohort) if row.labels and not lung_cohort.is_phantom(row.subject)]
     people = subjects.load(rows, made, arguments.cohort)
     lines, seconds = [], []
     for name in arguments.model:

@@ -40,11 +40,21 @@ def main() -> int:
     if not source.is_dir():
         print(f"lung_cohort: no {source}; give --data or set JOINTREGSEG_DATA", file=sys.stderr)
         return 2
-    rows = [*ct_4d(source, arguments.output), *ct_large(source, arguments.output)]
-    rows += [*proton(source, arguments.output), *liver(source, arguments.output), *phantoms(arguments.output)]
+    rows = everybody(source, arguments.output)
     cohort.write(arguments.output / "cohort.csv", rows)
     print(f"{arguments.output / 'cohort.csv'}: {len(rows)} images of {len({row.subject for row in rows})} people")
     return 0
+
+
+def everybody(source: Path, folder: Path) -> list[cohort.Row]:
+    """Write all volumes of the cohort to ``folder``; their rows."""
+    real = [*ct_4d(source, folder), *ct_large(source, folder), *proton(source, folder), *liver(source, folder)]
+    return [*real, *phantoms(folder)]
+
+
+def is_phantom(subject: str) -> bool:
+    """Whether that subject is made of formulas."""
+    return subject.startswith("phantom-")
 
 
 def kept(

@@ -20,6 +20,7 @@ from JointRegSegTrainingLib import cohort, plan, trainer
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import ablation
+import affine
 import breaths
 import document
 import few_labels
@@ -230,6 +231,34 @@ def test_the_table_of_the_ablation():
     assert symmetry[-2:] == ["+0.100", "0.0039"]  # 2 / 2**10 of ten people, times two tests
     assert pretraining[-2:] == ["+0.000", "1"]
     assert table.said.endswith(f"told from chance: {pretraining[0]}")
+
+
+def test_each_person_whose_lungs_were_drawn_is_left_out_alone():
+    people = {"a": "train", "b": "test", "unlabeled": "train", "phantom-0": "train", "phantom-5": "validation"}
+    rows = [
+        cohort.Row(Path(f"{name}.nii"), None if name == "unlabeled" else Path(f"{name}-labels.nii"), name, split)
+        for name, split in people.items()
+    ]
+    assert affine.drawn(rows) == ["a", "b"]
+    splits = {row.subject: row.split for row in affine.without("a", rows)}
+    assert splits == {"a": "test", **dict.fromkeys(("b", "unlabeled", "phantom-0"), "train"), "phantom-5": "validation"}
+
+
+def test_the_affine_part_is_judged_on_pairs_of_the_person_left_out(monkeypatch):
+    """Of one person's two images and of different people's; a person counts once."""
+    people = [type("Subject", (), {"name": name, "owner": name[0], "image": name}) for name in ("a1", "a2", "b1", "c1")]
+    monkeypatch.setattr(affine, "overlaps", lambda answer, moving, fixed, made: [0.5, 0.6, 0.7, answer, float("nan")])
+    found = affine.figures(lambda moving, fixed: 0.8 if moving[0] == fixed[0] else 0.9, people, "a", None)
+    assert [row["kind"] for row in found].count("inhale and exhale") == 2 and len(found) == 10
+    assert {row["fixed"] for row in found} == {"a"}
+    found += [row | {"fixed": n} for n in "bcd" for row in found]
+    table = affine.tabled({affine.WITHOUT: [row | {"both": row["both"] - 0.05} for row in found], affine.WITH: found})
+    assert all(len(row) == len(table.columns) for row in table.rows)
+    assert table.rows[0][:8] == ["inhale and exhale", affine.WITHOUT, "4", "8", "50.00 ± 0.00", "", "", "75.00 ± 0.00"]
+    assert table.rows[3][2:] == [
+        *("4", "32", "50.00 ± 0.00", "60.00 ± 0.00", "70.00 ± 0.00", "90.00 ± 0.00", "+5.00"),
+        f"{1 / 16:.2g}",
+    ]
 
 
 def test_the_table_of_few_labels_gets_into_the_document(tmp_path, capsys):
