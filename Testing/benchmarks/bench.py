@@ -68,7 +68,8 @@ def bench(cohort: Cohort, source: Path, folder: Path, count: int, with_ants: boo
     """Run all methods and print a line for each; their figures by method and pair."""
     pairs, people = cohort.chosen(count)
     table = prepare(cohort, source, folder, pairs)
-    said = f"{len(pairs)} pairs of {people} people who were not trained on; {torch.get_num_threads()} CPU threads"
+    whom = f"{people} people who were" if people > 1 else "one person who was"
+    said = f"{len(pairs)} pairs of {whom} not trained on; {torch.get_num_threads()} CPU threads"
     print(f"{said}\n")
     for titles in (FIRST, SECOND):
         print("".join(f"{t:>{w}}" if w > 0 else f"{t:<{-w}}" for t, w in zip(titles, WIDTHS, strict=True)))
