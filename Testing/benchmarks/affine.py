@@ -19,8 +19,7 @@ import lung_cohort
 import numpy as np
 import torch
 from JointRegSegLib.networks import RegistrationNetwork
-from JointRegSegTrainingLib import cohort, subjects
-from JointRegSegTrainingLib.plan import Plan
+from JointRegSegTrainingLib import cohort, plan, subjects
 from JointRegSegTrainingLib.runs import load_run
 from JointRegSegTrainingLib.subjects import Subject
 from linear_deformable import COLUMNS, overlaps
@@ -50,16 +49,18 @@ def main() -> int:
         return 2
     rows = lung_cohort.everybody(source, arguments.output)
     trainings = Trainings(CONFIG, (*LATTICE, *arguments.set), arguments.max_minutes)
+    # Of all trainings alike: images and lattice do not depend on who is left out.
+    made = plan.from_entries(plan.read_entries(plan.find(CONFIG), trainings.changes), CONFIG)
+    names = drawn(rows)
+    people = subjects.load([row for row in rows if row.subject in names], made)
     found: dict[str, Figures] = {name: [] for name in TRAININGS}
     try:
-        for person in drawn(rows):
+        for person in names:
             table = arguments.output / person / "cohort.csv"
             cohort.write(table, without(person, rows))
             for name, changes in TRAININGS.items():
                 run = trainings.train(table.parent / name, table, arguments.steps, changes)
-                made, _, network = load_run(run)
-                people = subjects.load([row for row in rows if row.subject in drawn(rows)], made, table)
-                found[name] += figures(network, people, person, made)
+                found[name] += figures(load_run(run)[2], people, person, made)
     except OutOfTime:
         print("affine: the time is up; call it again to go on", file=sys.stderr)
         return 0
@@ -79,7 +80,7 @@ def without(person: str, rows: list[cohort.Row]) -> list[cohort.Row]:
 
 
 @torch.inference_mode()
-def figures(network: RegistrationNetwork, people: list[Subject], person: str, made: Plan) -> Figures:
+def figures(network: RegistrationNetwork, people: list[Subject], person: str, made: plan.Plan) -> Figures:
     """Dice of the lungs, by `COLUMNS`, of each pair of images one of which is that person's.
 
     ``fixed`` is the person left out, whichever image is hers, for a person counts once.
