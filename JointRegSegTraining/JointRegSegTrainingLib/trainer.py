@@ -295,8 +295,9 @@ class Trainer:
     ) -> None:
         """Train to the plan's end or for ``minutes``.
 
-        Every so many steps the state is saved and ``report`` hears the mean loss terms; ``progress`` hears the share of
-        all steps that is done, after each. With several processes only the first one reports, of its share.
+        Every so many steps ``report`` hears the mean loss terms, and then the state is saved, so that no report is
+        missing after an interruption; ``progress`` hears the share of all steps that is done, after each. With several
+        processes only the first one reports, of its share.
         """
         end, first = time.monotonic() + 60 * minutes, self.accelerator.is_main_process
         kept = time.monotonic()
@@ -309,9 +310,9 @@ class Trainer:
             if self.step % every == 0 or self.step == self.plan.steps:
                 means = {name: value / self.counted for name, value in self.sums.items()}
                 self.sums, self.counted = {}, 0
-                self.save()
                 if report and first:
                     report(self.step, means)
+                self.save()
                 kept = time.monotonic()
             elif time.monotonic() - kept > KEEP:
                 self.save()
