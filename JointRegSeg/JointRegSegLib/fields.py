@@ -150,19 +150,17 @@ def round_trip(forward: torch.Tensor, backward: torch.Tensor, grid: Grid | None 
     return torch.where(inside, length, torch.nan)
 
 
-def jacobian_matrix(displacement: torch.Tensor) -> torch.Tensor:
-    """∂(x + u)/∂x, (N, 3, 3, D, H, W): component c along axis a; central differences, one-sided at borders."""
-    return torch.stack([torch.stack(row, 1) for row in _jacobian(displacement)], 1)
-
-
 def jacobian_determinant(displacement: torch.Tensor) -> torch.Tensor:
-    """Local volume ratio (N, 1, D, H, W): 1 keeps volume, above 1 the moving tissue is larger, 0 or less is a fold."""
+    """Local volume ratio (N, 1, D, H, W): 1 keeps volume, above 1 the moving tissue is larger, 0 or less is a fold.
+
+    Derivatives are central differences, one-sided at borders.
+    """
     (a, b, c), (d, e, f), (g, h, i) = _jacobian(displacement)
     return (a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g))[:, None]
 
 
 def _jacobian(displacement: torch.Tensor) -> list[list[torch.Tensor]]:
-    """Entries (N, D, H, W) of `jacobian_matrix`, row by row; apart, since gradients of slices would fill it whole."""
+    """∂(x + u)/∂x, for each component its derivative (N, D, H, W) along each axis."""
     entries: list[list[torch.Tensor]] = [[], [], []]
     for axis in range(3):
         if displacement.shape[2 + axis] > 1:

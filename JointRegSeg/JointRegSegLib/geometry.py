@@ -149,10 +149,6 @@ class Grid:
         corners = np.array(np.meshgrid(*[(0, n - 1) for n in self.size], indexing="ij")).reshape(3, -1).T
         return bool(np.abs(self.to_index(other.to_world(corners)) - corners).max() <= tolerance)
 
-    def transformed(self, matrix: np.ndarray) -> Grid:
-        """The grid after its points were moved by a (4, 4) matrix of world space."""
-        return Grid(self.size, np.asarray(matrix, float) @ self.affine)
-
     def cropped(self, start: Sequence[int], size: Sequence[int]) -> Grid:
         """The part that begins at index ``start``; a negative start or a larger size pads."""
         affine = self.affine.copy()
@@ -174,12 +170,6 @@ class Grid:
         affine[:3, :3] = self.affine[:3, :3] * factors
         affine[:3, 3] = self.to_world((factors - 1) / 2)
         return Grid(tuple(size), affine)
-
-    def spaced(self, spacing: float | Sequence[float]) -> Grid:
-        """A grid over the same space, with the same axes and middle, with ``spacing`` mm."""
-        spacing = np.broadcast_to(np.asarray(spacing, float), 3)
-        size = np.maximum(np.ceil(self.extent / spacing - 1e-6), 1).astype(int)
-        return Grid.centered(self.center, size, spacing, self.direction)
 
     def snapped(self, lattice: Grid) -> Grid:
         """Shifted by less than a voxel so that voxels coincide with those of ``lattice``, where the axes agree.

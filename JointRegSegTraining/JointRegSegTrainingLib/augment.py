@@ -68,10 +68,7 @@ class Augmentation:
         scale = torch.exp(
             along * (self.zoom * paired(1) + self.own_stretch * uniform(count, 3)) + self.stretch * paired(3)
         )[:, :, None]
-        skew = torch.zeros(count, 3, 3, device=device)
-        for axis, (a, b) in enumerate(((1, 2), (2, 0), (0, 1))):
-            skew[:, a, b], skew[:, b, a] = -angles[:, axis], angles[:, axis]
-        linear = torch.matrix_exp(skew) * scale
+        linear = rotations(angles) * scale
         chance = torch.tensor(self.flips, device=device)
         linear = linear * torch.where((paired(3) + 1) / 2 < chance, -1.0, 1.0)[:, None, :]
         center = torch.tensor([(n - 1) / 2 for n in shape], device=device)
@@ -114,6 +111,14 @@ class Augmentation:
         images = images + self.contrast * uniform(count, 1, 1, 1, 1)
         noise = torch.randn(images.shape, generator=generator).to(device)
         return images + self.noise * uniform(count, 1, 1, 1, 1).abs() * noise
+
+
+def rotations(angles: torch.Tensor) -> torch.Tensor:
+    """Matrices (N, 3, 3) of rotations about the axes D, H, W at once, by (N, 3) radians."""
+    skew = torch.zeros(len(angles), 3, 3, device=angles.device)
+    for axis, (a, b) in enumerate(((1, 2), (2, 0), (0, 1))):
+        skew[:, a, b], skew[:, b, a] = -angles[:, axis], angles[:, axis]
+    return torch.matrix_exp(skew)
 
 
 def _uniform(generator: torch.Generator, device: torch.device, *size: int) -> torch.Tensor:

@@ -22,7 +22,7 @@ from JointRegSegLib import files, metrics
 from JointRegSegLib.deformation import scalar_image
 from JointRegSegLib.geometry import Grid, resample
 from JointRegSegTrainingLib import cohort
-from per_person import each, signed_rank
+from per_person import each, holm, signed_rank
 from trainings import Figures, OutOfTime, Table, Trainings, bundle, call, cohort_of, figures, parser
 
 BASELINE, SYMMETRY, PRETRAINING, NOISY = "baseline", "+ symmetry", "+ pretraining", "+ noisy labels"
@@ -118,9 +118,7 @@ def table(found: dict[str, Figures]) -> Table:
     steps = list(zip(list(found), list(found)[1:], strict=False))
     values = {name: np.array([row["dice"] for row in rows]) for name, rows in found.items()}
     tests = {name: signed_rank(*(each(found[n], "dice") for n in (name, before))) for before, name in steps}
-    corrected, largest = {}, 0.0
-    for rank, name in enumerate(sorted(tests, key=tests.get)):
-        corrected[name] = largest = max(largest, min(1.0, tests[name] * (len(tests) - rank)))
+    corrected = holm(tests)
     before = np.array([row["before"] for row in next(iter(found.values()))])
     lines = [["unregistered", f"{before.mean():.3f}", f"{metrics.hardest_mean(before, before):.3f}", *5 * [""]]]
     last = None

@@ -19,7 +19,7 @@ from JointRegSegLib import metrics, models
 from JointRegSegLib.errors import ModelError
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from per_person import each, signed_rank
+from per_person import each, holm, signed_rank
 
 COLUMNS = (
     ("Dice", "dice", 3, 1),
@@ -129,16 +129,13 @@ def _wins(rows: list[dict], others: list[dict], key: str) -> str:
 
 
 def _compared(methods: dict[str, list[dict]], reference: str) -> list[str]:
-    base, tests = each(methods[reference], "dice"), []
-    for name, rows in methods.items():
-        own = each(rows, "dice")
-        if (own != base).any():
-            tests.append((name, (own - base).mean(), (own > base).mean(), signed_rank(own, base)))
-    tests.sort(key=lambda test: test[3])
-    out, largest = [_line(["method", "mean difference", "people who are better", "p"]), _line(["---"] * 4)], 0.0
-    for rank, (name, mean, share, p) in enumerate(tests):
-        largest = max(largest, min(1.0, p * (len(tests) - rank)))
-        out.append(_line([name, f"{mean:+.3f}", f"{100 * share:.0f} %", f"{largest:.2g}"]))
+    base = each(methods[reference], "dice")
+    values = {name: each(rows, "dice") for name, rows in methods.items()}
+    values = {name: own for name, own in values.items() if (own != base).any()}
+    out = [_line(["method", "mean difference", "people who are better", "p"]), _line(["---"] * 4)]
+    for name, p in holm({name: signed_rank(own, base) for name, own in values.items()}).items():
+        own = values[name]
+        out.append(_line([name, f"{(own - base).mean():+.3f}", f"{100 * (own > base).mean():.0f} %", f"{p:.2g}"]))
     return out
 
 

@@ -17,6 +17,14 @@ def each(rows: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
     return np.array([np.mean(values[name]) for name in sorted(values)])
 
 
+def holm(tests: Mapping[str, float]) -> dict[str, float]:
+    """p of several tests after Holm's correction, smallest first."""
+    out, largest = {}, 0.0
+    for rank, name in enumerate(sorted(tests, key=tests.get)):
+        out[name] = largest = max(largest, min(1.0, tests[name] * (len(tests) - rank)))
+    return out
+
+
 def signed_rank(own: np.ndarray, others: np.ndarray, alternative: str = "two-sided") -> float:
     """p of Wilcoxon's signed-rank test of two methods on the same people; 1 where nobody differs."""
     return float(wilcoxon(own, others, alternative=alternative).pvalue) if (own != others).any() else 1.0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import SimpleITK as sitk
 import slicer
 import vtk
+from JointRegSegLib.scene.seen import Seen
 
 
 def new_scene() -> slicer.vtkMRMLScene:
@@ -25,3 +27,10 @@ def new_scene() -> slicer.vtkMRMLScene:
     slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene)
     scene.application, scene.helpers = application, [colors, remote, segmentations]
     return scene
+
+
+def image_of(node: slicer.vtkMRMLVolumeNode | None, role: str) -> sitk.Image:
+    """A volume node as an image where it is seen, without a break."""
+    seen = Seen(node, role)
+    seen.look()
+    return seen.image()

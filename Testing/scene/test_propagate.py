@@ -15,8 +15,8 @@ from JointRegSegLib.geometry import Grid
 from JointRegSegLib.scene import segments, volumes
 from JointRegSegLib.scene.propagate import Carrying, carry
 from JointRegSegLib.scene.results import SceneResult
-from JointRegSegLib.scene.seen import image_of
 from samples import array, fixed_grid, label_map, motion, moving_grid, place, thing, volume
+from surroundings import image_of
 
 KNOWN = motion((6, -4, 5), (1, 1, 1), (3, -2, 2))
 RAS = np.array([-1, -1, 1])

@@ -17,9 +17,9 @@ import slicer
 from JointRegSegLib import catalog
 from JointRegSegLib.errors import Canceled, InputError, JointRegSegError, OutputError
 from JointRegSegLib.scene import check, registrar, requirements, results, runs, volumes
-from JointRegSegLib.scene.seen import image_of
 from packaging.requirements import Requirement
 from samples import fixed_grid, label_map, motion, moving_grid, thing, volume
+from surroundings import image_of
 
 KNOWN = motion(rotation=(4, -3, 5), shift=(3, -2, 2))
 QUICK = {"working_size": 32}

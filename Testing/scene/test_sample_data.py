@@ -13,8 +13,8 @@ import slicer
 from JointRegSegLib.files import grid_of
 from JointRegSegLib.points import read_points
 from JointRegSegLib.samples import Sample, samples
-from JointRegSegLib.scene.seen import image_of
 from matplotlib import image
+from surroundings import image_of
 
 STORAGE = {"VolumeFile": slicer.vtkMRMLVolumeArchetypeStorageNode, "MarkupsFile": slicer.vtkMRMLMarkupsJsonStorageNode}
 NODE = {"VolumeFile": "vtkMRMLScalarVolumeNode", "MarkupsFile": "vtkMRMLMarkupsFiducialNode"}

@@ -11,9 +11,10 @@ import vtk
 from JointRegSegLib.deformation import Deformation, displacement_on
 from JointRegSegLib.errors import InputError
 from JointRegSegLib.scene import volumes
-from JointRegSegLib.scene.seen import Seen, image_of
+from JointRegSegLib.scene.seen import Seen
 from parents import KINDS, bending
 from samples import CENTER, array, fixed_grid, label_map, motion, moving_grid, place, thing, volume
+from surroundings import image_of
 
 KNOWN = motion((6, -4, 5), (1, 1, 1), (3, -2, 2))
 RAS = np.array([-1, -1, 1])

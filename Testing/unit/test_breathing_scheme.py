@@ -134,7 +134,7 @@ def test_the_random_pose_and_its_inverse_are_inverse():
 def test_random_colors_are_one_map_of_the_intensities(generator):
     images = torch.randn(2, 1, 4, 5, 6, generator=generator).clamp(-2.9, 2.9)
     images[1] = images[0].flip(2)
-    found = breathing.recolored(images, generator)
+    found = breathing.remapped(images, generator)
     torch.testing.assert_close(found[1], found[0].flip(2))
     assert abs(float(found.mean())) < 1e-4 and float(found.std()) == pytest.approx(1, abs=1e-3)
     order = images.flatten().argsort()

@@ -182,7 +182,7 @@ def test_an_image_elsewhere_in_space_an_empty_map_and_a_name_that_is_no_text(tmp
     affine = np.eye(4)
     affine[:3, 3] = 500
     image = blob(grid, grid.center, 6)
-    half = grid.cropped((0, 0, 0), (15, 30, 30)).transformed(affine)  # the patient's right half only
+    half = Grid((15, 30, 30), affine @ grid.affine)  # the patient's right half only
     moving = blob(half, grid.center + 500, 6)
     empty = scalar_image(np.zeros(grid.shape, np.uint16), grid)
     result = registration(image, moving, Deformation.identity(grid, affine), fixed_labels=empty)

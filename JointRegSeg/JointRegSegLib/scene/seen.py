@@ -31,13 +31,6 @@ SLIVER = 1e-3
 SLAB = 16
 
 
-def image_of(node: slicer.vtkMRMLVolumeNode | None, role: str) -> sitk.Image:
-    """A volume node as an image where it is seen; see `Seen`."""
-    out = Seen(node, role)
-    out.look()
-    return out.image()
-
-
 class Seen:
     """A volume node's voxels and lattice where it is seen.
 

@@ -16,7 +16,7 @@ from JointRegSegLib.networks import Prediction
 from JointRegSegLib.networks.linear import inverted
 from torch import nn
 
-from ..augment import Augmentation
+from ..augment import Augmentation, rotations
 from ..objective import memberships
 from ..plan import Plan
 from ..subjects import Subject
@@ -124,7 +124,7 @@ class Breathing(Pairs):
             if chance(breaths.blanked):
                 images[chosen] = torch.where(labels[chosen, :1] > 0.5, images[chosen].amin(), images[chosen])
             if chance(breaths.colors):
-                images[chosen] = recolored(images[chosen], generator)
+                images[chosen] = remapped(images[chosen], generator)
         return Pair(augmentation.toned(images, generator), labels, displacement)
 
     def _breath(self, labels: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -181,7 +181,7 @@ def _weight(fixed: torch.Tensor, lungs: torch.Tensor) -> torch.Tensor:
     return torch.maximum(OUTSIDE + (BODY - OUTSIDE) * body, LUNGS * lungs)
 
 
-def recolored(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def remapped(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Images through one random piecewise linear map of their intensities, rising, falling or neither.
 
     Parameters
@@ -216,11 +216,8 @@ def wandered(
     def uniform(*size: int) -> torch.Tensor:
         return 2 * torch.rand(*size, generator=generator) - 1
 
-    angles = torch.deg2rad(augmentation.own_rotation * uniform(3))
-    skew = torch.zeros(3, 3)
-    for axis, (a, b) in enumerate(((1, 2), (2, 0), (0, 1))):
-        skew[a, b], skew[b, a] = -angles[axis], angles[axis]
-    linear = torch.matrix_exp(skew) @ torch.diag(torch.exp(augmentation.own_stretch * uniform(3)))
+    turn = rotations(torch.deg2rad(augmentation.own_rotation * uniform(1, 3)))[0]
+    linear = turn @ torch.diag(torch.exp(augmentation.own_stretch * uniform(3)))
     center = torch.tensor([(n - 1) / 2 for n in grid.shape])
     shift = center + augmentation.own_translation * uniform(3) - linear @ center
     pose = torch.cat([linear, shift[:, None]], 1)[None]
