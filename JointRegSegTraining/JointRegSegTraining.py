@@ -40,7 +40,7 @@ OPTIONS = {
         "minutes": "--max-minutes",
         "device": "--device",
     },
-    "evaluate": {"run": "--run!"},
+    "evaluate": {"run": "--run!", "device": "--device"},
     "make-references": {
         "configuration": "--config!",
         "cohort": "--cohort!",

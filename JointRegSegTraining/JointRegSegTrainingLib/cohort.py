@@ -15,7 +15,8 @@ from pathlib import Path
 from JointRegSegLib.errors import InputError, OutputError
 from JointRegSegLib.tables import read_table
 
-SPLITS = ("train", "validation", "test")
+#: What the subjects of each part of a cohort are there to do.
+SPLITS = {"train": "train on", "validation": "validate on", "test": "test on"}
 REQUIRED = ("image", "subject", "split")
 OPTIONAL = ("labels", "annotated", "labeled_by")
 COLUMNS = ("image", "labels", "subject", "split", "annotated", "labeled_by")
@@ -126,13 +127,15 @@ def check(rows: Sequence[Row]) -> list[str]:
 
 def check_training(rows: Sequence[Row]) -> list[str]:
     """What is wrong with a cohort as one to train and to validate on, beyond `check`."""
-    out = []
-    for split, use in (("train", "train on"), ("validation", "validate on")):
-        count = len({row.subject for row in rows if row.split == split})
-        if count < 2:
-            out.append(f"{count} subject{'s' * (count != 1)} to {use}; two at least make a pair")
+    out = [*too_few(rows, "train"), *too_few(rows, "validation")]
     bare = [row for row in rows if row.split == "validation" and row.labels is None]
     return out + [f"{row.image}: has no labels, which validation needs" for row in bare]
+
+
+def too_few(rows: Sequence[Row], split: str) -> list[str]:
+    """What is wrong with a split that has too few subjects, whose images make no pair."""
+    count = len({row.subject for row in rows if row.split == split})
+    return [f"{count} subject{'s' * (count != 1)} to {SPLITS[split]}; two at least make a pair"] if count < 2 else []
 
 
 def listed(origin: Path | str, problems: Sequence[str]) -> str:

@@ -120,8 +120,7 @@ def _train(arguments: argparse.Namespace) -> int:
     rows, problems = cohort.look(arguments.cohort)
     problems += cohort.check_training(rows)
     # Everything is read, and so checked, before the first step: what only a test would find out comes too late.
-    there = [row for row in rows if all(path is None or path.is_file() for path in (row.image, row.labels))]
-    loaded = list(zip(there, subjects.load(there, made, arguments.cohort, problems), strict=True))
+    loaded = list(zip(rows, subjects.load(rows, made, arguments.cohort, problems), strict=True))
     train, validation = ([s for row, s in loaded if row.split == split] for split in ("train", "validation"))
     del loaded
     if (arguments.output / "state.pt").exists():
@@ -171,15 +170,19 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pairs", type=whole(1), default=60, help="random pairs to measure on (60; of few subjects all)"
     )
+    parser.add_argument("--device", choices=CHOICES, default="auto")
     parser.set_defaults(run=_evaluate)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    from JointRegSegLib import device
+
     from . import subjects
     from .evaluation import validate
     from .runs import load_run, part
 
     plan, rows, network = load_run(arguments.folder)
+    network.to(device.choose(arguments.device))
     held_out = subjects.load(part(rows, arguments.part), plan, arguments.folder)
     pairs = subjects.pairs_of(held_out, arguments.pairs)
     print(f"{'pairs':<14}{len(pairs)}")
@@ -284,12 +287,13 @@ def add_make_references(parser: argparse.ArgumentParser) -> None:
 def _make_references(arguments: argparse.Namespace) -> int:
     from . import cohort, plan, subjects
     from .references import PairVelocities, make_points, shapes
-    from .runs import part
 
     source = plan.find(arguments.config)
     made = plan.from_entries(plan.read_entries(source, arguments.changes), str(source))
     settings = shapes.settings_of(made)
-    learned = subjects.load(part(cohort.read(arguments.cohort), "train"), made, arguments.cohort)
+    rows, problems = cohort.look(arguments.cohort)
+    problems += cohort.too_few(rows, "train")
+    learned = subjects.load([row for row in rows if row.split == "train"], made, arguments.cohort, problems)
     toward = shapes.mean_direction(learned, made)
     drawn = [s for s in shapes.prepared(learned, made, toward) if s.known.all()]
     labels = {s.name: shapes.label_map(s) for s in drawn}

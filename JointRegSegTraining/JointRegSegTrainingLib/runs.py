@@ -68,11 +68,9 @@ def part(rows: list[cohort.Row], split: str) -> list[cohort.Row]:
     InputError
         If there are fewer than two subjects, which make no pair.
     """
-    found = [row for row in rows if row.split == split]
-    count = len({row.subject for row in found})
-    if count < 2:
-        raise InputError(f"the cohort has {count} subject{'s' * (count != 1)} for {split}; two at least make a pair")
-    return found
+    if problems := cohort.too_few(rows, split):
+        raise InputError(f"the cohort has {problems[0]}")
+    return [row for row in rows if row.split == split]
 
 
 @contextmanager

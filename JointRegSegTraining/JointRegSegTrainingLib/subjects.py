@@ -36,6 +36,8 @@ class Subject:
 def load(rows: Sequence[Row], plan: Plan, origin: Path | str = "cohort", known: Sequence[str] = ()) -> list[Subject]:
     """Read images and labels and bring them to the plan's working lattice.
 
+    ``known`` are problems of the cohort that were found before, among them all files that do not exist.
+
     Raises
     ------
     InputError
@@ -43,6 +45,8 @@ def load(rows: Sequence[Row], plan: Plan, origin: Path | str = "cohort", known: 
     """
     out, problems, orientations = [], list(known), {}
     for row in rows:
+        if known and not all(path is None or path.is_file() for path in (row.image, row.labels)):
+            continue
         try:
             subject, oriented = _load(row, plan)
             out.append(subject)

@@ -12,7 +12,7 @@ from conftest import PLAN, people
 from JointRegSegLib import models, register
 from JointRegSegLib.files import grid_of, read_image
 from JointRegSegLib.geometry import Grid
-from JointRegSegLib.networks import UResNet
+from JointRegSegLib.networks import Prediction, UResNet
 from JointRegSegTrainingLib import evaluation, trainer
 from JointRegSegTrainingLib.subjects import pairs_of
 
@@ -83,9 +83,21 @@ def test_the_published_one_way_learns_too(cohort_folder, tmp_path):
     seen = {}
     run = trainer.Trainer(plan, subjects, tmp_path)
     run.run(every=10, report=lambda step, terms: seen.setdefault(step, terms))
-    assert sum(seen[40].values()) < sum(seen[10].values()) and seen[40]["inverse"] == 0
+    assert sum(seen[40].values()) < 0.9 * sum(seen[10].values()) and seen[40]["inverse"] == 0
     network = run.averaged_network()
     assert network(subjects[0].image, subjects[1].image).fixed_segmentation is None
-    # It segments the moving image alone, which is measured all the same.
-    figures = evaluation.validate(network, subjects, pairs_of(subjects, 2), plan)
-    assert 0 <= figures["segmentation"] <= 1
+
+
+def test_a_segmentation_of_the_moving_image_alone_is_measured_in_that(cohort_folder):
+    moving, fixed = people(cohort_folder, 2)
+
+    class Knowing(torch.nn.Linear):
+        """Carries nothing and knows where the first structure of its moving image lies, and nothing of the second."""
+
+        def infer(self, image: torch.Tensor, other: torch.Tensor) -> Prediction:
+            drawn = (moving if torch.equal(image, moving.image) else fixed).labels == 1
+            scores = torch.cat([~drawn, drawn, torch.zeros_like(drawn)], 1).float()
+            return Prediction(image.new_zeros(1, 3, *image.shape[2:]), moving_segmentation=scores)
+
+    figures = evaluation.validate(Knowing(1, 1), [moving, fixed], [(moving.name, fixed.name)], PLAN)
+    assert figures["segmentation"] == 0.5 and figures["dice"] == figures["before"] < 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -13,8 +14,9 @@ import pytest
 import torch
 from conftest import PLAN
 from JointRegSegTrainingLib import cohort, trainer
-from JointRegSegTrainingLib.runs import part
+from JointRegSegTrainingLib.runs import load_run, part
 from JointRegSegTrainingLib.subjects import load
+from short_runs import TURNS
 
 STEPS = 40
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "JointRegSegLib.cli", "train"]
@@ -104,6 +106,25 @@ def test_one_process_goes_on_with_the_run_of_two(together, alone):
     assert resumed.step == alone.step
     found, expected = resumed.train_step(), alone.train_step()
     assert found == pytest.approx(expected, rel=1e-3, abs=1e-4)
+
+
+def test_networks_that_take_turns(config_file, cohort_file, tmp_path):
+    """A part that rests in a step has no gradients, which the other process must not wait for."""
+    changes = [f"{key}={json.dumps(getattr(TURNS, key))}" for key in ("network", "arguments", "alternate", "complete")]
+    options = [*("--device", "cpu", "--progress", "none"), *(x for c in [*changes, "steps=4"] for x in ("--set", c))]
+    command = [*LAUNCH, "--config", config_file, "--cohort", cohort_file, "--output", tmp_path / "run", *options]
+    launched(command)
+    plan = load_run(tmp_path / "run")[0]
+    alone = trainer.Trainer(plan, load(part(cohort.read(cohort_file), "train"), plan), tmp_path / "alone")
+    for _ in range(4):
+        alone.train_step()
+    state = trainer.read_state(tmp_path / "run")
+    moments, others = alone.optimizer.state_dict()["state"], state["optimizer"]["state"]
+    assert state["step"] == 4 and set(others) == set(moments)
+    largest = max(float(moment["exp_avg"].abs().max()) for moment in moments.values())
+    for key, moment in moments.items():
+        assert others[key]["step"] == moment["step"]
+        torch.testing.assert_close(others[key]["exp_avg"], moment["exp_avg"], rtol=1e-2, atol=1e-3 * largest)
 
 
 def test_an_output_that_no_loss_asks_for(config_file, cohort_file, tmp_path):

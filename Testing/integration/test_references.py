@@ -145,6 +145,17 @@ def test_references_are_made_into_a_folder_of_their_own(made, shell, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["labels"]
 
 
+def test_all_that_is_wrong_with_a_cohort_is_one_list(made, shell, tmp_path):
+    first, second, *_ = (row for row in cohort.read(made["cohort"]) if row.split == "train")
+    (tmp_path / "bad.nii.gz").write_bytes(first.image.read_bytes()[:200])
+    rows = [replace(first, image=tmp_path / "bad.nii.gz"), replace(second, image=tmp_path / "none.nii.gz")]
+    cohort.write(tmp_path / "c.csv", [replace(row, subject="one") for row in rows])
+    words = ["--config", made["config"], "--cohort", tmp_path / "c.csv", "--output", tmp_path / "made"]
+    code, _, error = shell("make-references", *words)
+    assert code == 2 and "c.csv: 3 problems" in error and not (tmp_path / "made").exists()
+    assert "none.nii.gz: " in error and "1 subject to train on" in error and "bad.nii.gz" in error
+
+
 def test_pairs_that_all_fold_end_it(made, plan, cohort_folder, monkeypatch):
     """Where people have several images each, most pairs are of one person and never come."""
     from JointRegSegTrainingLib.schemes.references import References

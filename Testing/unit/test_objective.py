@@ -176,4 +176,4 @@ def test_one_way_counts_as_a_network_that_gives_no_other():
             {name: float(value) for name, value in expected.items()}
         )
         assert float(found["inverse"]) == 0 < float(found["error"])
-        assert float(objective(both, images, labels, weights)["inverse"]) >= 0
+        assert float(objective(both, images, labels, weights)["inverse"]) > 0.1

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, fields
 from functools import partial
 
 import pytest
 import torch
 from JointRegSegLib.errors import InputError
-from JointRegSegLib.networks import LinearDeformableNetwork, UResNet
+from JointRegSegLib.networks import DeepAtlas, LinearDeformableNetwork, SVFNet, SymmetricNetwork, UResNet
 from JointRegSegLib.preprocess import Preprocessing
 from JointRegSegLib.refine import Refinement
 from JointRegSegTrainingLib import plan, trainer
 from JointRegSegTrainingLib.augment import Augmentation
-from JointRegSegTrainingLib.plan import CONFIGURATIONS, Label, Plan, Shapes, Weights, find, from_entries, read_entries
+from JointRegSegTrainingLib.plan import (
+    CONFIGURATIONS,
+    Breaths,
+    Label,
+    Plan,
+    Shapes,
+    Weights,
+    find,
+    from_entries,
+    read_entries,
+)
 
 TEXT = """
 network: symmetric
@@ -32,6 +43,7 @@ PLACES = {
     "references": (Shapes, SCHEMA["properties"]["references"]["properties"]),
     "label": (Label, SCHEMA["properties"]["labels"]["items"]["properties"]),
     "preprocessing": (Preprocessing, SCHEMA["properties"]["preprocessing"]["properties"]),
+    "breaths": (Breaths, SCHEMA["properties"]["breaths"]["properties"]),
     "refinement": (Refinement, SCHEMA["properties"]["card"]["properties"]["refinement"]["properties"]),
 }
 
@@ -54,6 +66,18 @@ def test_what_a_file_says_and_what_it_leaves_out(file):
     assert found.weights == Weights(inverse=0.5)
     assert found.preprocessing == Preprocessing((16, 16, 16), (2, 2, 2))
     assert found.augmentation == Augmentation() and found.mixed is None
+
+
+def test_the_keys_that_no_class_has_are_described_too():
+    def properties(schema: dict) -> Iterator[tuple[str, dict]]:
+        for key, entry in schema.get("properties", {}).items():
+            yield key, entry
+            yield from properties(entry)
+            yield from properties(entry.get("items", {}) if isinstance(entry.get("items"), dict) else {})
+
+    every = list(properties(SCHEMA))
+    assert {"meaning", "modality", "command", "flips"} <= {key for key, _ in every}
+    assert not [key for key, entry in every if len(entry.get("description", "")) < 4]
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -240,6 +264,17 @@ def test_references_need_their_shapes(file):
     [
         ("lung-published", LinearDeformableNetwork.paper, ("stride", "both", "velocity", "passes", "divisor")),
         ("uresnet-brain-published", partial(UResNet.paper, classes=4), ("both", "velocity", "passes")),
+        (
+            "symmetric-hippocampus-published",
+            partial(SymmetricNetwork.paper, (16, 32, 64, 96), counts=(1, 2, 2, 2), classes=0),
+            ("finest", "velocity", "passes", "warping", "divisor"),
+        ),
+        ("deepatlas-brain-published", partial(DeepAtlas.paper, classes=16), ("both", "velocity", "passes", "divisor")),
+        (
+            "svfnet-heart-published",
+            partial(SVFNet.paper, (16, 32, 64, 128)),  # half of the published channels
+            ("symmetric", "passes", "halved", "divisor"),
+        ),
     ],
 )
 def test_published_networks_are_the_papers(name, paper, keys):

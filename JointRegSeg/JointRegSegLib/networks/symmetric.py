@@ -7,7 +7,7 @@ The encodings are subtracted at every level, skip connections included. Settled 
 - φ(i) = 2 Σ g - 1 with g = sigmoid(·), heads start at zero, so an untrained network is exactly the identity.
 - Deep supervision: every level of the decoder has a head, and its field is compared at its own resolution.
 
-Additions, off in the paper's version (``paper=True``):
+Additions, off in the paper's version (``paper``):
 
 - *warping*: a finer level first warps the moving encoding with the field of the coarser one, subtracts, and estimates
   what is still missing; the two are composed. Subtraction then compares the same anatomy, also after large motion.
