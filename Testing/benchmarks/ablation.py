@@ -22,13 +22,11 @@ from JointRegSegLib import files, metrics
 from JointRegSegLib.deformation import scalar_image
 from JointRegSegLib.geometry import Grid, resample
 from JointRegSegTrainingLib import cohort
-from per_person import each, holm, signed_rank
+from per_person import LEVEL, each, holm, signed_rank
 from trainings import Figures, OutOfTime, Table, Trainings, bundle, call, cohort_of, figures, parser
 
 BASELINE, SYMMETRY, PRETRAINING, NOISY = "baseline", "+ symmetry", "+ pretraining", "+ noisy labels"
 CONFIG = "symmetric-hippocampus-published"
-#: Of significance.
-LEVEL = 0.05
 #: Values of right and left hippocampus in the brains' labels, and size in mm of what is cut out, along L, P and S.
 RIGHT, LEFT = 47, 48
 CROP = (44, 60, 44)

@@ -26,7 +26,7 @@ import numpy as np
 from JointRegSegLib import metrics, models
 from JointRegSegTrainingLib import cohort, subjects
 from JointRegSegTrainingLib.runs import load_run
-from per_person import each, signed_rank
+from per_person import LEVEL, each, signed_rank
 from scipy.stats import false_discovery_control, mannwhitneyu
 from trainings import Figures, Table, Trainings, bundle, call, cohort_of, figures, parser
 
@@ -205,6 +205,10 @@ def table(of: str, found: dict[tuple[int | None, str], Figures]) -> Table:
     said = f"{len(pairs)} pairs of {people} people who were left out, of Dice {before:.3f} before registration; "
     said += "gain, p of Mann-Whitney's test and p of the paired one, a person counting once, are beside the networks "
     said += f"apart that learned from the same labels, of '{TOGETHER}{JOINED}' beside '{APART}{JOINED}'"
+    first = {told: float(ps[0]) for told, ps in corrected.items()}
+    titles = {key: title for title, key in MEASURES.items()}
+    if useless := [f"{titles[key]} by {name} with {n} labeled" for (n, name, key), p in first.items() if p > LEVEL]:
+        said += f"; no gain that Mann-Whitney's test can tell from chance: {', '.join(useless)}"
     return Table(f"DeepAtlas with few labels: {of}", said, ["labeled", "training", *columns, "folded, %"], lines)
 
 

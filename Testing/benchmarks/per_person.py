@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 from scipy.stats import wilcoxon
 
+#: Of significance.
+LEVEL = 0.05
+
 
 def each(rows: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
     """Mean of a figure over the pairs of each ``fixed`` image, in the order of these images' names."""
