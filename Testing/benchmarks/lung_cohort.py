@@ -130,12 +130,12 @@ def liver(source: Path, folder: Path) -> list[cohort.Row]:
     return rows
 
 
-def phantoms(folder: Path) -> list[cohort.Row]:
+def phantoms(folder: Path, count: int = PHANTOMS) -> list[cohort.Row]:
     """Inhale and exhale of people made of formulas, each of a shape of their own; the last two are validated on."""
     rows = []
-    for seed in range(PHANTOMS):
+    for seed in range(count):
         person = patient(phantom(seed), 0.0, np.random.default_rng(seed))
-        subject, split = f"phantom-{seed}", "train" if seed < PHANTOMS - 2 else "validation"
+        subject, split = f"phantom-{seed}", "train" if seed < count - 2 else "validation"
         for phase in ("inhale", "exhale"):
             image = scalar_image(getattr(person, phase), person.grid)
             labels = getattr(person, f"{phase}_lungs")

@@ -244,15 +244,31 @@ def test_each_person_whose_lungs_were_drawn_is_left_out_alone():
     assert splits == {"a": "test", **dict.fromkeys(("b", "unlabeled", "phantom-0"), "train"), "phantom-5": "validation"}
 
 
+def test_a_third_of_simulated_people_is_left_out(monkeypatch):
+    monkeypatch.setattr(
+        affine.lung_cohort,
+        "phantoms",
+        lambda folder, count: [
+            cohort.Row(folder / f"{i}-{phase}", None, f"phantom-{i}", "train" if i < count - 2 else "validation")
+            for i in range(count)
+            for phase in ("inhale", "exhale")
+        ],
+    )
+    splits = {row.subject: row.split for row in affine.simulated(Path("x"), 7)}
+    assert list(splits.values()) == ["test", "test", "train", "train", "train", "validation", "validation"]
+
+
 def test_the_affine_part_is_judged_on_pairs_of_the_person_left_out(monkeypatch):
     """Of one person's two images and of different people's; a person counts once."""
     people = [type("Subject", (), {"name": name, "owner": name[0], "image": name}) for name in ("a1", "a2", "b1", "c1")]
     monkeypatch.setattr(affine, "overlaps", lambda answer, moving, fixed, made: [0.5, 0.6, 0.7, answer, float("nan")])
-    found = affine.figures(lambda moving, fixed: 0.8 if moving[0] == fixed[0] else 0.9, people, "a", None)
+    found = affine.figures(lambda moving, fixed: 0.8 if moving[0] == fixed[0] else 0.9, people, ["a"], None)
     assert [row["kind"] for row in found].count("inhale and exhale") == 2 and len(found) == 10
     assert {row["fixed"] for row in found} == {"a"}
     found += [row | {"fixed": n} for n in "bcd" for row in found]
-    table = affine.tabled({affine.WITHOUT: [row | {"both": row["both"] - 0.05} for row in found], affine.WITH: found})
+    table = affine.tabled(
+        {affine.WITHOUT: [row | {"both": row["both"] - 0.05} for row in found], affine.WITH: found}, "x"
+    )
     assert all(len(row) == len(table.columns) for row in table.rows)
     assert table.rows[0][:8] == ["inhale and exhale", affine.WITHOUT, "4", "8", "50.00 ± 0.00", "", "", "75.00 ± 0.00"]
     assert table.rows[3][2:] == [
