@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 from JointRegSegLib.device import CHOICES
+
+if TYPE_CHECKING:
+    from .plan import Plan
 
 CONFIG = "configuration: a YAML file, or the name of one that comes with JointRegSeg"
 COHORT = "CSV: image, subject, split and, where there are any, labels; see the README"
@@ -100,22 +105,35 @@ def add_progress(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from JointRegSegLib import device, models
-    from JointRegSegLib.terminal import say
+    from JointRegSegLib import device
 
-    from . import cohort, plan, subjects
-    from .journal import Journal
+    from . import plan
     from .runs import alone, settled
-    from .trainer import Trainer, build, check_folder
+    from .trainer import build, check_folder
 
     source = plan.find(arguments.config)
     entries = plan.read_entries(source, arguments.changes)
     chosen = device.choose(arguments.device)
-    made = plan.from_entries(entries, str(source))
+    made = plan.from_entries(entries, plan.called(source, arguments.changes))
     made = settled(made, arguments.output, chosen)
     # What does not fit is told before all images are read.
     check_folder(arguments.output, made)
     build(made)
+    # Of several processes the first one writes; both launchers number them so.
+    with alone(arguments.output) if os.environ.get("RANK", "0") == "0" else nullcontext():
+        return _train_alone(arguments, made, entries.get("card"), str(chosen))
+
+
+def _train_alone(arguments: argparse.Namespace, made: Plan, card: dict[str, Any] | None, device: str) -> int:
+    """What `train` does once nobody else works in the folder."""
+    from JointRegSegLib import models
+    from JointRegSegLib.terminal import say
+
+    from . import cohort, subjects
+    from .journal import Journal
+    from .runs import changed
+    from .trainer import Trainer
+
     start = models.load(models.find(arguments.start)) if arguments.start else None
     rows, problems = cohort.look(arguments.cohort)
     problems += cohort.check_training(rows)
@@ -125,7 +143,7 @@ def _train(arguments: argparse.Namespace) -> int:
     del loaded
     if (arguments.output / "state.pt").exists():
         cohort.require_same(arguments.output / "cohort.csv", rows)
-    run = Trainer(made, train, arguments.output, str(chosen), start, arguments.references)
+    run = Trainer(made, train, arguments.output, device, start, arguments.references)
     if not run.accelerator.is_main_process:
         run.run(arguments.max_minutes, arguments.every)
         run.leave()
@@ -136,12 +154,20 @@ def _train(arguments: argparse.Namespace) -> int:
         say("begins with {} of {} arrays of weights of '{}'".format(*run.taken, arguments.start))
     elif start is not None:
         say(f"{arguments.output}: goes on at step {run.step}; --start counts where a run begins")
-    if (left_out := len({row.subject for row in rows if row.split == "test"})) < 2:
-        say(f"{left_out} subject{'s' * (left_out != 1)} for test: evaluate and export will have nothing to measure on")
+    if (left_out := len({row.subject for row in rows if row.split == "test" and row.labels})) < 2:
+        count = f"{left_out} labeled subject{'s' * (left_out != 1)}"
+        say(f"{count} for test: evaluate and export will have nothing to measure overlap on")
+    if others := changed(arguments.output, rows, run.step):
+        say(
+            f"{len(others)} files are not what they were when the run began ({others[0].name} is one); it goes on with "
+            "them, and so is not what an unbroken run would be"
+        )
     cohort.write(arguments.output / "cohort.csv", rows)
-    if "card" in entries:
-        (arguments.output / "card.yaml").write_text(json.dumps({"card": entries["card"]}), encoding="utf-8")
-    with alone(arguments.output), _progress(arguments.progress, "training") as progress:
+    if card is None:
+        say("the configuration has no card, which says what a model is called and trained on: export will need --card")
+    else:
+        (arguments.output / "card.yaml").write_text(json.dumps({"card": card}), encoding="utf-8")
+    with _progress(arguments.progress, "training") as progress:
         run.run(arguments.max_minutes, arguments.every, Journal(run, validation), progress)
     run.leave()
     after = "complete" if run.step >= made.steps else "run again to go on"
@@ -186,9 +212,15 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     held_out = subjects.load(part(rows, arguments.part), plan, arguments.folder)
     pairs = subjects.pairs_of(held_out, arguments.pairs)
     print(f"{'pairs':<14}{len(pairs)}")
-    for key, value in validate(network, held_out, pairs, plan).items():
-        print(f"{key:<14}{value:.4f}")
+    _tell(validate(network, held_out, pairs, plan))
     return 0
+
+
+def _tell(figures: Mapping[str, float]) -> None:
+    for key, value in figures.items():
+        print(f"{key:<14}{value:.4f}")
+    if "dice" not in figures:
+        print("warning: in no pair both images are labeled, so that no overlap was measured", file=sys.stderr)
 
 
 def add_export(parser: argparse.ArgumentParser) -> None:
@@ -224,8 +256,9 @@ def _export(arguments: argparse.Namespace) -> int:
             place = catalog.user_folder() / catalog.install(Path(folder), replace=True)
             if there:
                 print(f"'{bundle.name}' was there before, and is replaced by this one", file=sys.stderr)
-    for key, value in bundle.manifest["validation"]["figures"].items():
-        print(f"{key:<14}{value:.4f}")
+    _tell(bundle.manifest["validation"]["figures"])
+    said = bundle.manifest["training"]
+    print(f"its card says that it was trained on: {said['data']} ({said['license']}); if that is not so, change card.")
     print(place)
     return 0
 
@@ -289,7 +322,7 @@ def _make_references(arguments: argparse.Namespace) -> int:
     from .references import PairVelocities, make_points, shapes
 
     source = plan.find(arguments.config)
-    made = plan.from_entries(plan.read_entries(source, arguments.changes), str(source))
+    made = plan.from_entries(plan.read_entries(source, arguments.changes), plan.called(source, arguments.changes))
     settings = shapes.settings_of(made)
     rows, problems = cohort.look(arguments.cohort)
     problems += cohort.too_few(rows, "train")

@@ -89,7 +89,9 @@ def card_of(run: Path, card: Path | None = None) -> dict[str, Any]:
         raise InputError(f"{card}: no such file; name a YAML with the entry card")
     entries = read_entries(origin).get("card") if origin.is_file() else None
     if entries is None:
-        raise InputError(f"{origin}: no 'card'; it says what the model is called and trained on")
+        raise InputError(
+            f"{origin}: no 'card', which says what the model is called and trained on; name a YAML that has it (--card)"
+        )
     try:
         jsonschema.validate(entries, schema()["properties"]["card"])
     except jsonschema.ValidationError as error:

@@ -244,6 +244,11 @@ def _infinite(entries: Any, key: str = "") -> list[str]:
     return [key] if isinstance(entries, float) and not math.isfinite(entries) else []
 
 
+def called(path: Path, changes: Sequence[str]) -> str:
+    """How errors call a configuration with changes made to it."""
+    return f"{path} with --set {' --set '.join(changes)}" if changes else str(path)
+
+
 def read_entries(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
     """What a YAML configuration says, with ``changes`` like 'weights.inverse=0.1' made to it.
 
@@ -281,7 +286,9 @@ def _with_base(path: Path, above: Sequence[Path]) -> dict[str, Any]:
 
     try:
         entries = yaml.load(path.read_text(encoding="utf-8"), _loader())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: is not in UTF-8; save it in that encoding") from None
+    except (OSError, yaml.YAMLError) as error:
         raise InputError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None
     if not isinstance(entries, dict):
         raise InputError(f"{path}: has to be a mapping, like the configurations that come with JointRegSeg")

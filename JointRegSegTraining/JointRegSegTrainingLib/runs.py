@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,9 @@ from JointRegSegLib.networks import RegistrationNetwork
 from . import cohort
 from .plan import Plan, from_entries
 from .trainer import build, read_state
+
+#: Checksums of the cohort's files as they were when the run began; and what says that a process works in the folder.
+CONTENTS, LOCK = "contents.json", ".lock"
 
 
 def load_run(folder: Path) -> tuple[Plan, list[cohort.Row], RegistrationNetwork]:
@@ -43,7 +47,7 @@ def _plan_of(folder: Path) -> Plan:
     except OSError:
         raise InputError(f"{path}: no such file; name the folder of a training run") from None
     except ValueError as error:
-        raise InputError(f"{path}: is damaged ({error})") from None
+        raise InputError(f"{path}: is damaged ({error}); train anew in another folder") from None
     return from_entries(entries, str(path))
 
 
@@ -69,19 +73,43 @@ def part(rows: list[cohort.Row], split: str) -> list[cohort.Row]:
         If there are fewer than two subjects, which make no pair.
     """
     if problems := cohort.too_few(rows, split):
-        raise InputError(f"the cohort has {problems[0]}")
+        raise InputError(
+            f"the run's cohort has {problems[0]}; train anew, in another folder, with a cohort that has them"
+        )
     return [row for row in rows if row.split == split]
+
+
+def changed(folder: Path, rows: Sequence[cohort.Row], step: int) -> list[Path]:
+    """Files of a run's cohort that are not what they were when it began; at its first step they are noted."""
+    now = {f"{row.name} {kind}": path for row in rows for kind in ("image", "labels") if (path := getattr(row, kind))}
+    sums, noted = {key: zlib.crc32(path.read_bytes()) for key, path in now.items()}, folder / CONTENTS
+    if step == 0 or not noted.is_file():
+        noted.write_text(json.dumps(sums), encoding="utf-8")
+        return []
+    before = json.loads(noted.read_text(encoding="utf-8"))
+    return [path for key, path in now.items() if before.get(key) != sums[key]]
 
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Raise `OutputError` if another process works in a folder: each would replace what the other wrote."""
-    lock = FileLock(folder / ".lock")
+    """Work in a folder, which is made, or else removed again if nothing comes to lie in it.
+
+    Raises
+    ------
+    OutputError
+        If another process works there, for each would replace what the other wrote, or it cannot be written to.
+    """
+    fresh, lock = not folder.exists(), FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise OutputError(f"{folder}: another process works there; wait for it, or name another folder") from None
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written ({error.strerror}); name another folder") from None
     try:
         yield
     finally:
         lock.release()
+        if fresh and [path.name for path in folder.iterdir()] == [LOCK]:
+            (folder / LOCK).unlink()
+            folder.rmdir()

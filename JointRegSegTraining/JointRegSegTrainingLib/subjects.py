@@ -48,21 +48,24 @@ def load(rows: Sequence[Row], plan: Plan, origin: Path | str = "cohort", known: 
         if known and not all(path is None or path.is_file() for path in (row.image, row.labels)):
             continue
         try:
-            subject, oriented = _load(row, plan)
-            out.append(subject)
-            orientations.setdefault(oriented, row.image.name)
+            image = files.read_image(row.image)
+            directions = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
+            orientations.setdefault(directions, row.image.name)
+            out.append(_load(row, image, plan))
         except JointRegSegError as error:
             problems.append(str(error))
     if len(orientations) > 1:
         found = ", ".join(f"{name} in {axes}" for axes, name in sorted(orientations.items()))
-        problems.append(f"mixed orientations ({found}); bring all images to one, as their headers may not be right")
+        problems.append(
+            f"mixed orientations ({found}); bring all images to one, as their headers may not be right (in Slicer by "
+            "the module Orient Scalar Volume)"
+        )
     if problems:
         raise InputError(listed(origin, problems))
     return out
 
 
-def _load(row: Row, plan: Plan) -> tuple[Subject, str]:
-    image = files.read_image(row.image)
+def _load(row: Row, image: sitk.Image, plan: Plan) -> Subject:
     values, source = files.to_tensor(image)
     labels, known = torch.zeros_like(values), torch.zeros(len(plan.labels), dtype=torch.bool)
     if row.labels is not None:
@@ -70,13 +73,16 @@ def _load(row: Row, plan: Plan) -> tuple[Subject, str]:
         labels = relabeled(drawn, plan, row.labels, row.labeled_by not in (None, GENERIC))
         known = _annotated(row, plan)
     seen, lattice = plan.preprocessing.seen(values, source, center=middle_of(plan, values, labels, source))
+    if (lattice.extent < source.spacing).any():
+        far = " x ".join(f"{step:g}" for step in source.spacing)
+        raise InputError(f"{row.image}: its voxels, {far} mm, are wider than the working lattice; correct its header")
     carried = resample(labels, source, lattice, mode="nearest", fill=0)
     if bool((labels > 0).any()) and not bool((carried > 0).any()):
         raise InputError(
-            f"{row.labels}: nothing that is labeled lies on the working lattice; look at preprocessing.size and spacing"
+            f"{row.labels}: nothing that is labeled lies on the working lattice; look at preprocessing.size and "
+            "spacing, and at the header of the image"
         )
-    subject = Subject(row.name, row.subject, seen, carried, known)
-    return subject, sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
+    return Subject(row.name, row.subject, seen, carried, known)
 
 
 def relabeled(drawn: torch.Tensor, plan: Plan, name: Path, by_model: bool = False) -> torch.Tensor:
@@ -95,9 +101,9 @@ def relabeled(drawn: torch.Tensor, plan: Plan, name: Path, by_model: bool = Fals
     strange = [v for v in found if v not in table]
     if strange and plan.other_labels == "refuse":
         more = f" and {len(strange) - 5} more" if len(strange) > 5 else ""
-        verb = "is" if len(strange) == 1 else "are"
+        which, verb = ("value", "is") if len(strange) == 1 else ("values", "are")
         raise InputError(
-            f"{name}: value {', '.join(map(str, strange[:5]))}{more} {verb} in no label's list; "
+            f"{name}: {which} {', '.join(map(str, strange[:5]))}{more} {verb} in no label's list; "
             "add what is missing there, or set other_labels to background"
         )
     if len(strange) == len(found):

@@ -278,9 +278,12 @@ def test_all_that_is_wrong_is_told_in_one_list(cohort_folder, config_file, shell
     strange = copy(labels / "p07.nii.gz", tmp_path / "strange.nii.gz", lambda a: np.where(a == 2, 9, a))
     empty = copy(labels / "p08.nii.gz", tmp_path / "empty.nii.gz", np.zeros_like)
     nan = copy(images / "p09.nii.gz", tmp_path / "nan.nii.gz", lambda a: np.where(a == a.max(), np.nan, a))
+    huge = sitk.ReadImage(str(images / "p08.nii.gz"))
+    huge.SetSpacing((1000, 1000, 1000))
     rows = [
         entry(cohort_folder, 0),
         entry(cohort_folder, 0),
+        entry(cohort_folder, 8, image=write(huge, tmp_path / "huge.nii.gz"), labels=""),
         entry(cohort_folder, 1, image=tmp_path / "gone.nii.gz"),
         entry(cohort_folder, 2, labels=tmp_path / "lost.nii.gz"),
         entry(cohort_folder, 3, split="training"),
@@ -312,11 +315,12 @@ def test_all_that_is_wrong_is_told_in_one_list(cohort_folder, config_file, shell
         ("p10.nii.gz", "annotated 'nose'"),
         ("p11.nii.gz", "has no labels, which validation needs"),
         ("1 subject to validate on",),
-        ("line 15", "no subject and no split"),
+        ("line 16", "no subject and no split"),
+        ("huge.nii.gz", "voxels, 1000 x 1000 x 1000 mm, are wider than the working lattice"),
     ):
         assert len([line for line in problems if all(word in line for word in words)]) == 1, (words, error)
     assert str(path) in first and f"{len(problems)} problems" in first
-    assert len(problems) == 14
+    assert len(problems) == 15
 
 
 @pytest.mark.parametrize("rows", [0, 1])

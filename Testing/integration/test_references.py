@@ -171,7 +171,7 @@ def test_pairs_that_all_fold_end_it(made, plan, cohort_folder, monkeypatch):
 
 def test_what_is_missing_is_named(made, plan, cohort_folder, refused, shell, tmp_path):
     others = people(cohort_folder, 12, replace(PLAN, labels=plan.labels))
-    with pytest.raises(InputError, match=r"holds no reference of .*run make-references again"):
+    with pytest.raises(InputError, match=r"holds no reference of .*run make-references with this cohort"):
         trainer.Trainer(plan, others, tmp_path / "run", references=made["references"])
     with pytest.raises(InputError, match="holds no references; make them first"):
         trainer.Trainer(plan, others[:4], tmp_path / "run", references=tmp_path)

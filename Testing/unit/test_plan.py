@@ -148,7 +148,7 @@ def test_all_errors_are_named_at_once(file):
     ("content", "words"),
     [
         (b"network: [", "cannot be read as YAML"),
-        (b"\xff\xfe\x00", "cannot be read as YAML"),
+        (b"\xff\xfe\x00", "is not in UTF-8; save it in that encoding"),
         (b"steps: 3\nsteps: 4\n", "cannot be read as YAML .*'steps' is there twice"),
         (b"", "has to be a mapping"),
         (b"- 1", "has to be a mapping"),

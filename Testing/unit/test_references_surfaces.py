@@ -55,7 +55,7 @@ def test_unions_of_labels():
 
 def test_too_small():
     mask = np.zeros(SHAPE, np.uint8)
-    with pytest.raises(InputError, match=r"people, labels \[3\].*lower the edge"):
+    with pytest.raises(InputError, match=r"people, labels \[3\].*lower references.edge"):
         surfaces_of(mask, [(3,)], SPACING, 6.0, "people")
 
 

@@ -95,8 +95,8 @@ def simulate(asked: Simulation, folder: Path, progress: Callable[[float], None] 
     OutputError
         If the folder holds another simulation.
     """
-    _claim(asked, folder)
     sources = _sources(Path(asked.data)) if asked.data else []
+    _claim(asked, folder)
     # One stream for who is what, and one for each person: a cohort of another severity has the same people.
     shared, *own = np.random.default_rng(asked.seed).spawn(asked.patients + 1)
     sick = np.ones(asked.patients, bool)

@@ -212,7 +212,7 @@ def _compute(jobs: Mapping[Path, tuple], processes: int | None, progress: Progre
             failures.append(str(error))
         tell(progress, stage, count / len(missing))
     if failures:
-        raise InputError("; ".join(sorted(failures)))
+        raise InputError("; ".join(sorted(set(failures))))  # the template lacks the same for all
 
 
 def _outcomes(jobs: Sequence[tuple], processes: int | None) -> Iterator[InputError | None]:

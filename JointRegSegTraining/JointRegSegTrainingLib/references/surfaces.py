@@ -73,7 +73,10 @@ def surface(mask: np.ndarray, spacing: Sequence[float], edge: float, name: str =
     lattice = np.stack(np.meshgrid(*[edge * np.arange(n + 1) for n in coarse], indexing="ij"))
     points, triangles = _contour(_read(distance, lattice, spacing), edge)
     if not len(triangles):
-        raise InputError(f"{name}: too small for triangles of {edge:g} mm; leave this structure out, or lower the edge")
+        raise InputError(
+            f"{name}: is not there, or too small for triangles of {edge:g} mm; leave it out of references.structures, "
+            "or lower references.edge"
+        )
     found = Surface(_onto(points, distance, spacing) + start, triangles)
     return found if found.volume > 0 else Surface(found.points, triangles[:, ::-1])
 

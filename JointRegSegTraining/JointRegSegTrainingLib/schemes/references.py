@@ -39,7 +39,9 @@ class References(Pairs):
             )
         self.names = [s.name for s in subjects]
         if missing := [name for name in self.names if name not in self.velocities.points]:
-            raise InputError(f"{folder}: holds no reference of {', '.join(missing)}; run make-references again")
+            raise InputError(
+                f"{folder}: holds no reference of {', '.join(missing)}; run make-references with this cohort"
+            )
         if other := [s.name for s in subjects if not self.velocities.made_of(s.name, label_map(s))]:
             raise InputError(
                 f"{folder}: its references were made of other labels of {', '.join(other)}; run make-references again"
