@@ -110,6 +110,6 @@ def alone(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-        if fresh and [path.name for path in folder.iterdir()] == [LOCK]:
+        if fresh and folder.is_dir() and [path.name for path in folder.iterdir()] == [LOCK]:
             (folder / LOCK).unlink()
             folder.rmdir()

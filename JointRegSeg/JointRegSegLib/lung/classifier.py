@@ -241,8 +241,11 @@ def open_classifier(folder: Path) -> Classifier:
     """
     try:
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder}: {CARD} cannot be read ({error}); name the bundle of train-classifier") from None
+    except OSError as error:
+        said = f"{folder}: {CARD} cannot be read ({error.strerror})"
+        raise ModelError(f"{said}; name the bundle of train-classifier") from None
+    except ValueError:
+        raise ModelError(f"{folder}: {CARD} is damaged; name another bundle of train-classifier") from None
     _check(card, folder)
     catalog.require_version(card, folder)
     with reading(folder / WEIGHTS, ModelError):
