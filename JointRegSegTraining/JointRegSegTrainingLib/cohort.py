@@ -189,7 +189,8 @@ def require_same(path: Path, rows: Sequence[Row]) -> None:
         return [(row.name, row.subject, row.split, row.labels is None, row.annotated, row.labeled_by) for row in rows]
 
     if path.is_file() and told(look(path)[0]) != told(rows):
-        raise InputError(f"{path}: the run was begun with another cohort; choose another folder")
+        said = "the run was begun with another cohort, or with its lines in another order"
+        raise InputError(f"{path}: {said}; choose another folder")
 
 
 def of_folder(
